@@ -193,6 +193,35 @@ def test_reconstructions_teach_the_second_classifier(
     assert ((5, 5) in taught) == (not arguments)  # and, but for a curve, the five pictures alone
 
 
+@pytest.mark.parametrize("arguments", [[], ["--top-k", "1"]])
+def test_files_that_cannot_be_read_are_left_out_and_listed(bundles: Path, tmp_path: Path, arguments: list[str]) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    for name in ("sky", "snow"):
+        (data / "images" / name).mkdir(parents=True)
+        for number in range(5):
+            Image.new("RGB", (32, 32), (0, 0, 20 * number)).save(data / "images" / name / f"{number}.png")
+    broken = data / "images/sky/0.png"  # the first, which a row of the sheet would show
+    broken.write_bytes(broken.read_bytes()[:40])
+    command = ["evaluate", bundles / "generator", data, "--tokenizer", bundles / "tokenizer", "--device", "cpu"]
+    command += ["--networks", tmp_path / "none", "--out", out, *arguments]
+    result = CliRunner().invoke(app, [*map(str, command)])
+    assert result.exit_code == 0, result.output
+    assert "".join(result.output.split()).count(f"leftout:{broken}:") == 1
+    if arguments:
+        record = json.loads((out / "sampling.json").read_text())
+        assert record["items"] == 9
+    else:
+        (record,) = json.loads((out / "generation.json").read_text())["results"]
+        assert [record["items"], record["searched"]] == [9, 9]
+        assert record["recognised_by_real"]["real"] is not None  # four of the class that lost one
+    assert [sentence.split(": ")[0] for sentence in record["broken"]] == [str(broken)]
+    for path in data.rglob("*.png"):
+        path.write_bytes(b"no picture")
+    result = CliRunner().invoke(app, [*map(str, command)])
+    assert result.exit_code == 1
+    assert "None of 10 items could be read; the first is" in " ".join(result.output.split())
+
+
 def test_a_curve_scores_samples_by_their_settings(bundles: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     settings = ["--guidance", "1", "--guidance", "3", "--top-k", "1", "--top-k", "0"]

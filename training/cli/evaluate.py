@@ -94,14 +94,17 @@ def evaluate(
             from training.evaluation.sampling_curve import sampling_curve
 
             real = held_out or data
-            _print_curve(
-                sampling_curve(bundle, tokenizer, real, out, device, paths, guidance or [], top_k or [], items)
+            points, broken = sampling_curve(
+                bundle, tokenizer, real, out, device, paths, guidance or [], top_k or [], items
             )
+            _print_curve(points)
+            _print_broken(broken)
         elif generates:
             from training.evaluation.generation import evaluate_generator, markdown
 
             scores = evaluate_generator(bundle, tokenizer, data, out, device, paths, held_out, items)
             Console().print(Markdown(markdown(scores)))
+            _print_broken([sentence for kind in scores.kinds for sentence in kind.broken])
             _print_missing(scores.missing)
         elif sweep:
             from training.evaluation.sweep import sweep_bundle
@@ -120,10 +123,13 @@ def _print_evaluation(found: Evaluation) -> None:
     console = Console()
     for part in (*terminal_tables(found), *notes(found)):
         console.print(part, highlight=False)
-    for scores in found.sets:
-        for sentence in scores.broken:
-            console.print(f"left out: {sentence}", highlight=False, markup=False)
+    _print_broken([sentence for scores in found.sets for sentence in scores.broken])
     _print_missing(found.missing)
+
+
+def _print_broken(sentences: Sequence[str]) -> None:
+    for sentence in sentences:
+        Console().print(f"left out: {sentence}", highlight=False, markup=False)
 
 
 def _print_missing(missing: dict[str, Path]) -> None:

@@ -55,7 +55,7 @@ class KindScores:
 
     Args:
         kind: images or clips.
-        items: real items, and as many samples of the same classes.
+        items: real items that could be read, and as many samples of the same classes.
         metrics: distances of all samples from all real items.
         precision, recall: shares of samples near real items, and of real items near samples; None for too few items.
         classes: distance of each class from its real items, where there are enough.
@@ -65,6 +65,7 @@ class KindScores:
             those of training.
         searched: training items among which neighbours were looked for.
         features: names what precision, recall, classes and neighbours are compared by.
+        broken: real and training items that could not be read, a sentence each.
     """
 
     kind: Kind
@@ -78,6 +79,7 @@ class KindScores:
     copies: int | None
     searched: int
     features: str
+    broken: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,8 @@ def evaluate_generator(
 
     Raises:
         BundleError: a bundle cannot be loaded, or the generator does not fit its tokenizer.
-        TrainingError: no or another tokenizer, no items of the generator's classes, or a network's file is wrong.
+        TrainingError: no or another tokenizer, no items of the generator's classes, none that can be read, or a
+            network's file is wrong.
     """
     chosen = resolve_device(device)
     generator, decoder, options = load_pair(bundle, tokenizer, chosen)
@@ -187,27 +190,36 @@ def _score(
         one for one in suite.metrics(real.options.frames if frames > 1 else 1) if not isinstance(one, PairedMetric)
     ]
     by, extract = extractor(suite)
-    labels = np.array(real.labels)
     originals, reconstructed, samples = list[Features](), list[Features](), list[Features]()
     sampler = Sampler(generator.generator)
-    # a row for each class, up to the height of a sheet
-    rows = np.unique(labels, return_index=True)[1][:MAX_ROWS]
+    wanted = real.labels
+    rows = set(sorted(set(wanted))[:MAX_ROWS])  # a row for each class, up to the height of a sheet
     shown: dict[int, NDArray[np.uint8]] = {}
-    count = 0
-    for made in sampler.pixels(tokenizer.tokenizer, real.labels, frames, SEED):
-        pair = [torch.from_numpy(pixels).to(suite.device) for pixels in (real.read(count, count + len(made)), made)]
+    start, kept = 0, list[int]()
+    for made in sampler.pixels(tokenizer.tokenizer, wanted, frames, SEED):
+        found = real.read(start, start + len(made))
+        same = [made[place - start] for place in found]  # samples for broken items are left out with them
+        start += len(made)
+        if not found:
+            continue
+        pair = [torch.from_numpy(np.stack(pixels)).to(suite.device) for pixels in (list(found.values()), same)]
         for metric in metrics:
             metric.update(pair[0], pair[1])
         originals.append(extract(pair[0]))
         reconstructed.append(extract(tokenizer.tokenizer.reconstruct(pair[0])))
         samples.append(extract(pair[1]))
-        shown |= {row: made[row - count] for row in rows if count <= row < count + len(made)}
-        count += len(made)
+        kept += found
+        for place, sample in zip(found, same, strict=True):
+            if wanted[place] in rows:
+                shown.setdefault(wanted[place], sample)
+    real = real.readable(kept)
+    labels, count, names = np.array(real.labels), len(real), generator.classes
     first, rebuilt, second = (np.concatenate(parts) for parts in (originals, reconstructed, samples))
-    views, names = (first, rebuilt), generator.classes
-    training = features_of(trained, extract, suite.device)
-    close = nearest(second[rows], training, SHOWN_NEIGHBOURS)
-    _write_sheet(out / f"{kind}-neighbours.png", [shown[row] for row in rows], trained, close)
+    views = (first, rebuilt)
+    training, trained = features_of(trained, extract, suite.device)
+    ordered = sorted(shown)
+    close = nearest(second[[int(np.argmax(labels == label)) for label in ordered]], training, SHOWN_NEIGHBOURS)
+    _write_sheet(out / f"{kind}-neighbours.png", [shown[label] for label in ordered], trained, close)
     precision, recall = precision_recall(first, second) if count > RADIUS_NEIGHBOURS else (None, None)
     return KindScores(
         kind=kind,
@@ -223,6 +235,7 @@ def _score(
         copies=count_copies(second, first, training) if others else None,
         searched=len(trained),
         features=by,
+        broken=tuple(dict.fromkeys(real.broken + trained.broken)),  # without --held-out both may be the same files
     )
 
 
@@ -235,9 +248,20 @@ def extractor(suite: MetricSuite) -> tuple[str, Callable[[Tensor], Features]]:
     return name, lambda clips: frame_features(network, prepare, _middle(clips))[:, 0].float().cpu().numpy()
 
 
-def features_of(items: LabelledItems, extract: Callable[[Tensor], Features], device: torch.device) -> Features:
-    """Return the features of all items: (N, d)."""
-    return np.concatenate([extract(torch.from_numpy(part).to(device)) for part in items.batches()])
+def features_of(
+    items: LabelledItems, extract: Callable[[Tensor], Features], device: torch.device
+) -> tuple[Features, LabelledItems]:
+    """Return the features (N, d) of the items that can be read, and these items.
+
+    Raises:
+        TrainingError: none can be read.
+    """
+    parts, kept = list[Features](), list[int]()
+    for found in items.batches():
+        parts.append(extract(torch.from_numpy(np.stack(list(found.values()))).to(device)))
+        kept += found
+    readable = items.readable(kept)
+    return np.concatenate(parts), readable
 
 
 def _tiny_pixels(clips: Tensor) -> Features:
@@ -264,7 +288,7 @@ def _write_sheet(path: Path, shown: Sequence[NDArray[np.uint8]], trained: Labell
     """Write a row for each sample: the sample, then its nearest training items."""
     pictures = []
     for sample, members in zip(shown, close, strict=True):
-        near = [trained.read(int(member), int(member) + 1)[0] for member in members]
+        near = [trained.read(place, place + 1)[place] for place in members.tolist()]
         pictures.append(np.stack([clip[len(clip) // 2] for clip in (sample, *near)]))
     write_image(contact_sheet(*pictures), path)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from media.kinds import KINDS, Kind
 from media.spread import spread
+from training.errors import TrainingError, one_line
 from training.generator.code_set import ExtractionOptions
 from training.generator.items import Items, find_items
 
@@ -24,10 +25,12 @@ class LabelledItems:
     Args:
         options: of their pixels.
         places: source, index in it, and the generator's class of each item.
+        broken: items that could not be read so far, a sentence each.
     """
 
     options: ExtractionOptions
     places: tuple[tuple[Items, int, int], ...]
+    broken: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.places)
@@ -41,16 +44,33 @@ class LabelledItems:
         """Return at most so many items, evenly spread; all for None."""
         if count is None or count >= len(self):
             return self
-        return LabelledItems(self.options, tuple(self.places[place] for place in spread(len(self), count)))
+        return replace(self, places=tuple(self.places[place] for place in spread(len(self), count)), broken=[])
 
-    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Return some items, uint8 (N, T, side, side, 3)."""
-        return np.stack([source.read(index, self.options)[0] for source, index, _ in self.places[start:stop]])
+    def readable(self, places: Sequence[int]) -> LabelledItems:
+        """Return the items at some places, which are those that could be read.
 
-    def batches(self) -> Iterator[NDArray[np.uint8]]:
-        """Yield all items, a few at a time."""
+        Raises:
+            TrainingError: there are none.
+        """
+        if not places:
+            raise TrainingError(f"None of {len(self)} items could be read; the first is {self.broken[0]}.")
+        return replace(self, places=tuple(self.places[place] for place in places))
+
+    def read(self, start: int, stop: int) -> dict[int, NDArray[np.uint8]]:
+        """Return some items by their places, each uint8 (T, side, side, 3), without those that cannot be read."""
+        found = {}
+        for place, (source, index, _) in enumerate(self.places[start:stop], start):
+            try:
+                found[place] = source.read(index, self.options)[0]
+            except Exception as error:  # decoders raise many kinds for damaged files
+                self.broken.append(f"{source.place(index)}: {one_line(error)}")
+        return found
+
+    def batches(self) -> Iterator[dict[int, NDArray[np.uint8]]]:
+        """Yield all items that can be read, a few at a time."""
         for start in range(0, len(self), ITEMS_AT_ONCE):
-            yield self.read(start, start + ITEMS_AT_ONCE)
+            if found := self.read(start, start + ITEMS_AT_ONCE):
+                yield found
 
 
 def find_labelled(data: Path, classes: Sequence[str], options: ExtractionOptions) -> dict[Kind, LabelledItems]:

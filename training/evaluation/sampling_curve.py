@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from model.atomic_write import replace_file
 from model.config_checks import ConfigError
@@ -19,7 +20,7 @@ from training.card import code_version, machine_name
 from training.devices import resolve_device
 from training.errors import TrainingError
 from training.evaluation.distances import kernel_distance, kernel_floor, precision_recall
-from training.evaluation.features import SEED
+from training.evaluation.features import SEED, Features
 from training.evaluation.generation import extractor, features_of, load_pair
 from training.evaluation.labelled import find_labelled
 from training.evaluation.recognition import classifier_of_views
@@ -58,7 +59,7 @@ def sampling_curve(
     guidances: Sequence[float],
     top_ks: Sequence[int] = (),
     items: int | None = None,
-) -> list[CurvePoint]:
+) -> tuple[list[CurvePoint], list[str]]:
     """Score samples by guidance, and by top-k too where it is given; write `sampling.json` and `sampling.png`.
 
     Images are sampled where there are real ones, and else clips, of which the middle frame counts.
@@ -70,10 +71,13 @@ def sampling_curve(
         guidances, top_ks: every pair is measured; the generator's own value where there is none.
         items: at most so many real items, evenly spread, and as many samples.
 
+    Returns:
+        The scores, and the real items that could not be read, a sentence each.
+
     Raises:
         BundleError: a bundle cannot be loaded, or the generator does not fit its tokenizer.
         TrainingError: a setting is out of its range, no or another tokenizer, a top-k for diffusion, or no items of the
-            generator's classes.
+            generator's classes that can be read.
     """
     chosen = resolve_device(device)
     generator, decoder, options = load_pair(bundle, tokenizer, chosen)
@@ -84,10 +88,14 @@ def sampling_curve(
     if kind not in found:
         raise TrainingError(f"{data} holds no items of the classes {', '.join(generator.classes)}.")
     real = found[kind].spread(items)
-    labels, frames = np.array(real.labels), generator.config.grid[0] if kind == "clips" else 1
     by, extract = extractor(MetricSuite(networks, chosen))
-    originals = features_of(real, extract, chosen)
-    rebuilt = features_of(real, lambda pixels: extract(decoder.tokenizer.reconstruct(pixels)), chosen)
+
+    def both(pixels: Tensor) -> Features:
+        return np.hstack([extract(pixels), extract(decoder.tokenizer.reconstruct(pixels))])
+
+    views, real = features_of(real, both, chosen)
+    originals, rebuilt = np.split(views, 2, axis=1)
+    labels, frames = np.array(real.labels), generator.config.grid[0] if kind == "clips" else 1
     classify, points = classifier_of_views((originals, rebuilt), labels), list[CurvePoint]()
     for one in settings:
         sampler.settings = one
@@ -108,6 +116,7 @@ def sampling_curve(
         "data": str(data),
         "kind": kind,
         "items": len(real),
+        "broken": real.broken,
         "features": by,
         "half-split": floor,
         "code": code_version(),
@@ -117,7 +126,7 @@ def sampling_curve(
     out.mkdir(parents=True, exist_ok=True)
     replace_file(out / "sampling.json", json.dumps(record, indent=2).encode() + b"\n")
     _draw(points, floor, out / "sampling.png")
-    return points
+    return points, real.broken
 
 
 def _settings(own: Any, guidances: Sequence[float], top_ks: Sequence[int]) -> Iterator[Any]:
