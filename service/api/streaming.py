@@ -180,7 +180,8 @@ class StreamResponse(Response):
             ClientGoneError: the reader left before the end.
         """
         with self.release:
-            self.init_headers(STREAM_HEADERS | self._make_headers())
+            # A stream that fails reads no further, and its sender could keep the connection for ever.
+            self.init_headers(STREAM_HEADERS | {"Connection": "close"} | self._make_headers())
             del self.headers["content-length"]
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             await self._body.while_connected(asyncio.ensure_future(self._send_all(scope, send)))

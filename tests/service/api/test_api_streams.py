@@ -323,6 +323,15 @@ def test_a_side_that_is_silent_ends_the_stream() -> None:
             eventually(lambda: hasty.counts.requests["/decode", "POST", "499"] == 1)
 
 
+def test_a_stream_that_fails_midway_ends_its_connection(streams: Server) -> None:
+    with exchange(streams, "/decode", CODES) as one:
+        one.send(b"".join(sequence()[:2]))
+        one.read_until(b"begin")
+        one.send(b"\xc1")  # and no end of the body
+        assert b"problem" in one.read_until(b"0\r\n\r\n")
+        assert one.socket.recv(1) == b""
+
+
 def test_what_fails_midway_is_the_last_record(http: httpx.Client) -> None:
     cut = film(200)
     answer = http.post("/encode", content=cut[: len(cut) // 2], headers=VIDEO | {"Content-Type": "video/webm"})
