@@ -11,11 +11,15 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
+from media.errors import MediaError
+
 _BASELINE, _EXTENDED, _PROGRESSIVE, _SCAN, _JFIF = 0xC0, 0xC1, 0xC2, 0xDA, 0xE0
 # Tables, restart intervals and comments.
 _IGNORED = frozenset({0xC4, 0xDB, 0xDD, 0xFE})
 _JFIF_BYTES = 14
 _FRAMES = (_BASELINE, _EXTENDED, _PROGRESSIVE)
+_ALL_FRAMES, _LOSSLESS_LS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}, 0xF7
+_DEEP = (12, 16)
 _COEFFICIENTS = 64
 _WHOLE_SCAN, _MAX_CHANNELS = (0, _COEFFICIENTS - 1, 0), 4
 _MARKER = re.compile(rb"\xff[^\0\x01\xd0-\xd7\xff]")  # of a segment, which none in the data of a scan is
@@ -52,6 +56,27 @@ def plain_size(head: bytes) -> tuple[int, int] | None:
             at += 2 + length
     except struct_error:
         return None
+
+
+def check_jpeg(head: bytes) -> None:
+    """Refuse a JPEG of a kind that Pillow takes for damaged.
+
+    Args:
+        head: the first bytes of the file.
+
+    Raises:
+        MediaError: "unsupported-container".
+    """
+    at = 2
+    with suppress(struct_error, IndexError):
+        while head[at] == 0xFF:
+            marker, length = unpack_from(">xBH", head, at)
+            if marker == _LOSSLESS_LS or (marker in _ALL_FRAMES and head[at + 4] in _DEEP):
+                kind = "is a JPEG-LS" if marker == _LOSSLESS_LS else f"has {head[at + 4]} bits a channel"
+                raise MediaError("unsupported-container", f"The JPEG {kind}; accepted are plain JPEGs of 8 bits.")
+            if marker in _ALL_FRAMES:
+                return
+            at += 1 if marker == 0xFF else 2 + length
 
 
 def has_all_scans(data: bytes) -> bool:

@@ -15,6 +15,7 @@ from media import avif
 from media.bmp import embedded_profile, read_masked
 from media.colour import Colours, Gamma, code_points
 from media.errors import MediaError
+from media.jpeg import check_jpeg
 from media.limits import check_picture
 from media.orientation import UPRIGHT, Orientation, from_exif
 from media.png import scale_key, without_faulty_chunks
@@ -78,6 +79,8 @@ def open_picture(file: BinaryIO, media_type: str, limits: MediaLimits | None) ->
 
 def _open(file: BinaryIO, media_type: str) -> Image.Image:
     source = io.BytesIO(without_faulty_chunks(file.read())) if media_type == "image/png" else file
+    if media_type == "image/jpeg":
+        check_jpeg(_first_bytes(file, _HEAD_BYTES))
     return Image.open(source, formats=(FORMATS[media_type],))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from media_samples import pattern, picture
 from PIL import Image
 
 from media import images
@@ -142,3 +143,14 @@ def test_a_jpeg_that_is_decoded_at_a_fraction_lands_on_the_same_pixels(orientati
         small = next(iter(open_frames(io.BytesIO(data), None, MediaOptions(size=(side, side), fit="stretch"))))
         expected = Image.fromarray(whole).resize((side, side), Image.Resampling.LANCZOS)
         assert np.abs(small.astype(int) - np.asarray(expected)).max() <= 2
+
+
+@pytest.mark.parametrize(("marker", "bits", "words"), [(0xC1, 12, "12 bits a channel"), (0xF7, 8, "JPEG-LS")])
+@pytest.mark.parametrize("filler", [b"", b"\xff\xff"])
+def test_a_kind_that_is_not_read_is_no_damage(marker: int, bits: int, words: str, filler: bytes) -> None:
+    data = picture(pattern(1, 16, 16)[0], "JPEG", exif=Image.Exif())
+    at = data.index(b"\xff\xc0")
+    changed = data[:at] + filler + bytes([0xFF, marker]) + data[at + 2 : at + 4] + bytes([bits]) + data[at + 5 :]
+    with pytest.raises(MediaError, match=words) as caught:
+        open_frames(io.BytesIO(changed), None)
+    assert caught.value.code == "unsupported-container"
