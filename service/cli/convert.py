@@ -66,5 +66,5 @@ def convert(
     while report is not None:
         console.print(f"{report.path}: {len(set(report.kept.values()))} tensors, hash {report.hash}")
         for reason, count in Counter(report.dropped.values()).items():
-            console.print(f"  left out {count} tensors: {reason}")
+            console.print(f"  left out {count} {'tensor' if count == 1 else 'tensors'}: {reason}")
         report = report.tokenizer

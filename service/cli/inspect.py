@@ -90,15 +90,16 @@ def _inspect(source: InputFile, options: MediaOptions, target: Target, console: 
             if kept in shown:
                 thumbs.append(frame)
             kept += 1
+        lines = describe(reader, options, kept)  # a small JPEG is opened a second time for its details
     height, width = thumbs[0].shape[:2]
-    lines = describe(reader, options, kept) | {"array": f"{target.path} ({kept}, {height}, {width}, 3)"}
+    lines["array"] = f"{target.path} ({kept}, {height}, {width}, 3)"
     text = Text.assemble((source.name, "bold"), *(f"\n  {name:<12} {line}" for name, line in lines.items()))
     console.print(text)
     rows.add(f"{source.relative.name}: {kept} x {height}x{width}", thumbs)
 
 
 def describe(reader: FrameReader, options: MediaOptions, kept: int) -> dict[str, str]:
-    """Describe a file that was read to its end, in lines by subject."""
+    """Describe an open file that was read to its end, in lines by subject."""
     info, details = reader.info(), reader.details()
     stored, shown = f"{details.height}x{details.width}", f"{info.height}x{info.width}"
     lines = {

@@ -53,6 +53,14 @@ def test_the_description_says_how_a_file_is_stored(omnitok: Omnitok, file: str, 
         assert fact in run.out
 
 
+def test_a_jpeg_is_described(omnitok: Omnitok) -> None:
+    Image.new("RGB", (80, 60), (250, 0, 0)).save("red.jpg")
+    run = omnitok("inspect red.jpg -o . --size 32")
+    assert run.code == 0, run.err
+    assert "JPEG (image/jpeg)" in run.out
+    assert "resized to 32x43, cropped to 32x32" in run.out
+
+
 def test_bad_files_are_named_and_the_others_are_read(omnitok: Omnitok, media: Path) -> None:
     run = omnitok(
         f"inspect nowhere.png {CASES / 'cover.mp4'} {{m}}/picture.png {{m}}/picture.png -o arrays --sheet sheet.png"
