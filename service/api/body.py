@@ -16,6 +16,7 @@ from starlette.types import Send
 
 from media.identify import FAMILIES, IMAGE_TYPES, VIDEO_TYPES
 from service.api.admission import SLOW_BODY_SECONDS, Place
+from service.api.content_length import content_length
 from service.api.deadline import Deadline
 from service.api.errors import ClientGoneError
 from service.api.negotiation import MSGPACK_ALIASES
@@ -37,7 +38,6 @@ INFLATED_BYTES = 2**20  # of one step, between which other requests are served a
 SLICE_BYTES = 2**18  # of an answer; a server takes the next one when this one has left
 STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # or nginx would hold a stream back
 
-MAX_LENGTH_DIGITS = 18
 
 T = TypeVar("T")
 
@@ -194,10 +194,10 @@ def declared_bytes(request: Request) -> int:
     Raises:
         ProblemError: `bad-header`.
     """
-    declared = request.headers.get("content-length", "0")
-    if not (declared.isascii() and declared.isdecimal() and len(declared) <= MAX_LENGTH_DIGITS):
+    declared = content_length(request.headers.get("content-length", "0"))
+    if declared is None:
         raise ProblemError("bad-header", "Content-Length must be a number of bytes, in decimal digits.")
-    return int(declared)
+    return declared
 
 
 def is_gzip(request: Request) -> bool:

@@ -15,6 +15,7 @@ from starlette.routing import Match
 from starlette.types import Receive
 
 from media.errors import MediaError
+from service.api.content_length import content_length
 from service.api.log import event
 from service.errors import ProblemError
 from service.formats.media_types import PROBLEM_TYPE
@@ -78,10 +79,9 @@ async def on_problem(request: Request, error: Exception) -> Response:
 
 async def _discard_body(request: Request) -> None:
     """Read the body of a refused request where it is small, and keep none of it: its connection can be used again."""
-    declared = request.headers.get("content-length", "")
-    if not (declared.isascii() and declared.isdecimal() and len(declared) < 10):
-        return
-    await discard(int(declared), request.receive)
+    declared = content_length(request.headers.get("content-length", ""))
+    if declared is not None:
+        await discard(declared, request.receive)
 
 
 async def discard(size: int, receive: Receive) -> tuple[int, bool]:

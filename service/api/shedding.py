@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.content_length import content_length
 from service.api.errors import REFUSE_ALIKE, discard
 from service.api.log import event
 from service.api.middleware import TRACE_RESPONSE, route_label
@@ -33,7 +34,6 @@ ID_HEADER, LENGTH_HEADER, PAUSE_HEADER = HEADER.lower().encode(), b"content-leng
 # An answer to a key may be there already, and a browser needs headers of its own.
 UNSHED_HEADERS = frozenset({b"idempotency-key", b"origin"})
 READ_HEADERS = frozenset(KIND_HEADERS) | UNSHED_HEADERS | {ID_HEADER, LENGTH_HEADER}
-MAX_LENGTH_DIGITS = 9
 OWN_HEADERS = frozenset({ID_HEADER, LENGTH_HEADER, TRACE_RESPONSE, PAUSE_HEADER, b"connection"})  # of one answer alone
 ID_MARK = "{id}"
 LOG_SECONDS = 1.0  # of refusals in a line of the log
@@ -169,5 +169,4 @@ def _headers(scope: Scope) -> dict[bytes, bytes] | None:
                 return None
             # Each multipart body has a boundary of its own.
             found[name] = value.partition(b";")[0] if name == b"content-type" else value
-    length = found.get(LENGTH_HEADER, b"")
-    return found if length.isdigit() and len(length) <= MAX_LENGTH_DIGITS else None
+    return None if content_length(found.get(LENGTH_HEADER, b"").decode("latin-1")) is None else found
