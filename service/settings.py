@@ -170,8 +170,8 @@ class Settings(BaseSettings):
     max_streams: int = Field(
         4,
         ge=1,
-        description="streams that one ingress replica works on at a time; each has a decoder and its state, one of codes "
-        "twice tensor_bytes at most, which held_body_bytes does not count. The last place is for a caller that has none",
+        description="streams that one ingress replica works on at a time; each has a decoder, its state and, of codes, "
+        "up to twice tensor_bytes beyond held_body_bytes, and the last place is for a caller that has none",
     )
     stream_chunk_tokens: int = Field(
         8192,

@@ -20,7 +20,6 @@ from service.formats.media_types import EVENT_STREAM
 
 HEARTBEAT_SECONDS = 10.0  # proxies close connections that are silent for longer
 SPARE_EVENT_SECONDS = 0.1  # between events that may be dropped
-STALL_SECONDS = 30.0  # without a byte taken, after which a reader counts as gone
 
 Fields = dict[str, Any]
 Event = tuple[str, Fields]
@@ -124,7 +123,7 @@ class EventStream(Response):
         work: asyncio.Task[None],
         request_id: str,
         headers: dict[str, str],
-        stall_seconds: float = STALL_SECONDS,
+        stall_seconds: float,
     ) -> None:
         # Proxies that buffer would hold events back; nginx looks at this header.
         super().__init__(headers=STREAM_HEADERS | headers)
@@ -169,19 +168,23 @@ class EventStream(Response):
 
 
 async def open_stream(
-    channel: Channel, work: asyncio.Task[None], request_id: str, headers: Callable[[], dict[str, str]]
+    channel: Channel,
+    work: asyncio.Task[None],
+    request_id: str,
+    headers: Callable[[], dict[str, str]],
+    stall_seconds: float,
 ) -> EventStream:
     """Return the answer as soon as the channel has an event; a failure before that is raised, as of any request.
 
     Args:
-        channel, work, request_id: as for `EventStream`.
+        channel, work, request_id, stall_seconds: as for `EventStream`.
         headers: called when the first event is there.
     """
     try:
         await asyncio.wait({work, channel.opened}, return_when=asyncio.FIRST_COMPLETED)
         if not channel.opened.done():
             work.result()
-        return EventStream(channel, work, request_id, headers())
+        return EventStream(channel, work, request_id, headers(), stall_seconds)
     except BaseException:
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)

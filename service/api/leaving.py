@@ -13,9 +13,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from media.limits import MIB
 from service.api.body import SLICE_BYTES, send_piece
 from service.api.errors import ClientGoneError
-from service.api.event_stream import STALL_SECONDS
 from service.api.transfer import Transfer, end_wait, slowest
+from service.settings import Limits
 
+STALL_SECONDS = Limits().stream_idle_seconds  # the default: in Ray's own proxy there are no settings
 MAX_LEAVING_BYTES = 256 * MIB  # in a replica
 
 

@@ -87,7 +87,7 @@ async def _stream(exchange: Exchange, upload: GenerateUpload, options: GenerateO
         return exchange.headers(planned[0].generator, planned[0].seed)
 
     task = asyncio.create_task(exchange.deadline.hold(work()))
-    return await open_stream(channel, task, exchange.id, headers)
+    return await open_stream(channel, task, exchange.id, headers, exchange.limits.stream_idle_seconds)
 
 
 async def _run(

@@ -17,7 +17,6 @@ from starlette.types import Receive, Scope, Send
 from service.api.body import SLICE_BYTES, STREAM_HEADERS, send_piece, while_connected
 from service.api.caller import owner_of
 from service.api.errors import ClientGoneError
-from service.api.event_stream import STALL_SECONDS
 from service.api.job_polls import POLL_SECONDS
 from service.api.jobs import document
 from service.api.openapi import query_parameters
@@ -139,6 +138,7 @@ class JobContent(Response):
         super().__init__(media_type=job.media_type)
         self.headers["Content-Length"] = str(job.content_bytes)
         self._jobs, self._job, self._readers, self._first = services.jobs, job, services.readers, first
+        self._stall_seconds = services.settings.limits.stream_idle_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the pieces.
@@ -159,7 +159,7 @@ class JobContent(Response):
         while True:
             sent += len(piece)
             more = sent < (self._job.content_bytes or 0)
-            await send_piece(send, piece, STALL_SECONDS, more)
+            await send_piece(send, piece, self._stall_seconds, more)
             if not more:
                 return
             try:
@@ -187,6 +187,7 @@ class JobEvents(Response):
         del self.headers["content-length"]
         self._owner, self._polls, self._job_id, self._after = owner_of(request), services.job_polls, job_id, after
         self._readers, self._ended = services.readers, asyncio.Event()
+        self._stall_seconds = services.settings.limits.stream_idle_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events.
@@ -200,8 +201,8 @@ class JobEvents(Response):
 
     async def _send_all(self, send: Send) -> None:
         async for text in self._texts():
-            await send_piece(send, text.encode(), STALL_SECONDS)
-        await send_piece(send, b"", STALL_SECONDS, more=False)
+            await send_piece(send, text.encode(), self._stall_seconds)
+        await send_piece(send, b"", self._stall_seconds, more=False)
 
     async def _texts(self) -> AsyncIterator[str]:
         yield f"retry: {RECONNECT_MILLISECONDS}\n\n"

@@ -17,7 +17,7 @@ from api_media import clip
 from api_server import Server
 from bad_inputs import LIMITS
 from PIL import Image
-from waiting import eventually
+from waiting import SECONDS, eventually
 
 from service.api.body import SLICE_BYTES
 from service.api.errors import ClientGoneError
@@ -255,7 +255,7 @@ async def test_what_has_not_left_when_the_work_ends_is_the_last_message() -> Non
             begun.set()
             await slow.wait()
 
-    stream = EventStream(channel, asyncio.create_task(work()), "id", {})
+    stream = EventStream(channel, asyncio.create_task(work()), "id", {}, SECONDS)
     sending = asyncio.create_task(stream({"type": "http", "method": "POST", "headers": []}, receive, send))
     await begun.wait()
     ended.set()
@@ -272,7 +272,7 @@ async def test_a_caller_that_leaves_before_the_first_event_leaves_no_task() -> N
     async def work() -> None:
         await asyncio.Event().wait()
 
-    opening = asyncio.create_task(open_stream(Channel(), asyncio.create_task(work()), "id", dict))
+    opening = asyncio.create_task(open_stream(Channel(), asyncio.create_task(work()), "id", dict, SECONDS))
     await asyncio.sleep(0)
     opening.cancel()
     await asyncio.gather(opening, return_exceptions=True)

@@ -18,6 +18,7 @@ import pytest
 from api_media import picture
 from api_server import VQ, Server
 from bad_inputs import LIMITS
+from starlette.requests import Request
 from waiting import eventually
 
 from service.api.errors import ClientGoneError
@@ -29,7 +30,7 @@ from service.formats.codes import read_codes
 from service.formats.samples import read_arrays
 from service.jobs.request import JobRequest
 from service.keys import new_key, write_keys
-from service.settings import Settings
+from service.settings import Limits, Settings
 
 ASYNC = {"Prefer": "respond-async"}
 
@@ -178,7 +179,7 @@ async def test_a_crowd_of_slow_readers_holds_little_of_a_content() -> None:
     async def send(message: Any) -> None: ...
 
     first = bytes(bytearray(b"first"))
-    services: Any = SimpleNamespace(jobs=SimpleNamespace(read=read), readers=Readers())
+    services: Any = SimpleNamespace(jobs=SimpleNamespace(read=read), readers=Readers(), settings=Settings())
     job: Any = SimpleNamespace(id="job_1", owner="", media_type="image/png", content_bytes=9)
     response = job_routes.JobContent(services, job, first)
     await response({"type": "http"}, wait_for_ever, send)
@@ -199,10 +200,32 @@ async def test_content_that_is_shorter_than_its_record_ends_its_answer() -> None
 
     async def send(message: Any) -> None: ...
 
-    services: Any = SimpleNamespace(jobs=Damaged(), readers=Readers())
+    services: Any = SimpleNamespace(jobs=Damaged(), readers=Readers(), settings=Settings())
     job: Any = SimpleNamespace(id="job_1", owner="", media_type="image/png", content_bytes=10)
     with pytest.raises(ClientGoneError):
         await job_routes.JobContent(services, job, b"first")({"type": "http"}, wait_for_ever, send)
+
+
+@pytest.mark.parametrize("answer", ["content", "events"])
+async def test_a_reader_that_takes_nothing_is_given_up_after_the_time_that_is_set(answer: str) -> None:
+    async def wait_for_ever(*_: Any) -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            await wait_for_ever()
+
+    settings = Settings(limits=Limits(stream_idle_seconds=0.01))
+    services: Any = SimpleNamespace(jobs=None, job_polls=None, readers=Readers(), settings=settings)
+    job: Any = SimpleNamespace(id="job_1", owner="", media_type="image/png", content_bytes=9)
+    request = Request({"type": "http", "headers": [], "state": {}})
+    response = {
+        "content": lambda: job_routes.JobContent(services, job, b"first"),
+        "events": lambda: job_routes.JobEvents(request, services, job.id, 0),
+    }[answer]()
+    async with asyncio.timeout(20):  # the default is 30
+        with pytest.raises(ClientGoneError):
+            await response({"type": "http"}, wait_for_ever, send)
 
 
 def test_events_are_resumed(http: httpx.Client, server: Server) -> None:
