@@ -13,8 +13,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.api.body import SLICE_BYTES, STREAM_HEADERS, send_slice, while_connected
+from service.api.disconnect import while_connected
 from service.api.errors import problem_of
+from service.api.send import SLICE_BYTES, STREAM_HEADERS, send_slice
 from service.errors import ProblemError
 from service.formats.media_types import EVENT_STREAM
 

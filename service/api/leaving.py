@@ -11,8 +11,8 @@ from functools import partial
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from media.limits import MIB
-from service.api.body import SLICE_BYTES, send_piece
 from service.api.errors import ClientGoneError
+from service.api.send import SLICE_BYTES, send_piece
 from service.api.transfer import Transfer, end_wait, slowest
 from service.settings import Limits
 

@@ -57,7 +57,7 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         route = route_label(scope["path"], self._labels)
-        await _Exchange(self._app, self._observers, route, scope, receive, send).run()
+        await _ObservedRequest(self._app, self._observers, route, scope, receive, send).run()
 
 
 class HttpMetrics(Protocol):
@@ -94,7 +94,7 @@ class Observers(NamedTuple):
     trace_ratio: float
 
 
-class _Exchange:
+class _ObservedRequest:
     """One request and its answer."""
 
     def __init__(

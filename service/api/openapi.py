@@ -8,8 +8,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from service.api.authentication import is_public
-from service.api.body import MULTIPART, BodyKind
+from service.api.body import BodyKind
 from service.api.caller import PRIORITY_HEADER
+from service.api.content_type import MULTIPART
 from service.api.deadline import HEADER
 from service.api.replay import IDEMPOTENCY_HEADER, IDEMPOTENCY_KEY
 from service.errors import PROBLEMS

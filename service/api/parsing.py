@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from media.identify import HEAD_BYTES, IMAGE_TYPES, MEDIA_TYPES, sniff
 from media.limits import check_bytes
-from service.api.body import MULTIPART, Body, BodyKind, parse_content_type
+from service.api.body import Body, BodyKind
+from service.api.content_type import MULTIPART, parse_content_type
 from service.api.items import Items, parse_items
 from service.api.multipart import Part, read_parts
 from service.errors import ProblemError

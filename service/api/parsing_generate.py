@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from media.identify import MEDIA_TYPES
-from service.api.body import MULTIPART, Body, BodyKind, parse_content_type
+from service.api.body import Body, BodyKind
+from service.api.content_type import MULTIPART, parse_content_type
 from service.api.multipart import read_parts
 from service.api.openapi import inlined
 from service.api.parsing import array_from, check_media, media_from, options_part

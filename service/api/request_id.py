@@ -7,12 +7,9 @@ import uuid
 from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.errors import problem_response
-from service.api.ray_headers import RayHeaders
-from service.api.ray_refusals import RayRefusals
 from service.errors import ProblemError
 
 HEADER = "X-Request-ID"
@@ -79,17 +76,3 @@ class RequestId:
 def id_of(given: Sequence[str]) -> str:
     """Return the caller's id if it is well-formed and the only one, a new one otherwise."""
     return given[0] if len(given) == 1 and WELL_FORMED.fullmatch(given[0]) else uuid.uuid4().hex
-
-
-def before_ray() -> list[Middleware]:
-    """Return the layers around Ray's HTTP servers: refusals cost much there and are text, streams are bounded."""
-    from service.api.leaving import Leaving  # these need this module
-    from service.api.shedding import Shedding
-
-    return [
-        Middleware(Leaving),
-        Middleware(Shedding),
-        Middleware(RequestId),
-        Middleware(RayHeaders),
-        Middleware(RayRefusals),
-    ]

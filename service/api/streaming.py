@@ -14,14 +14,16 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.api.admission import StreamPlace
-from service.api.body import STREAM_HEADERS, content_type_of, inflated, is_gzip, send_piece
 from service.api.caller import caller_of
+from service.api.content_encoding import inflated, is_gzip
+from service.api.content_type import content_type_of
 from service.api.deadline import ChunkDeadline
 from service.api.drain import RETRY_SECONDS
 from service.api.errors import ClientGoneError, problem_of
 from service.api.exchange import Exchange
 from service.api.negotiation import require
 from service.api.query import parse_options
+from service.api.send import STREAM_HEADERS, send_piece
 from service.api.services import Services
 from service.api.transfer import end_wait
 from service.errors import ProblemError

@@ -116,7 +116,7 @@ def ray_environment(settings: Settings, folder: Path) -> dict[str, str]:
         # Ray's own logs may be in memory. Without these it never rotates the output of its workers.
         "RAY_ROTATION_MAX_BYTES": LOG_FILE_BYTES,
         "RAY_ROTATION_BACKUP_COUNT": 1,
-        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "service.api.request_id.before_ray",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "service.api.ray_middleware.before_ray",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": 1,
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": message_bytes(settings.limits),
         # The flag above would hold back 1,000 lines and keep standard error out of the logs.

@@ -14,13 +14,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.api.body import SLICE_BYTES, STREAM_HEADERS, send_piece, while_connected
 from service.api.caller import owner_of
+from service.api.disconnect import while_connected
 from service.api.errors import ClientGoneError
 from service.api.job_polls import POLL_SECONDS
 from service.api.jobs import document
 from service.api.openapi import query_parameters
 from service.api.query import parse_options
+from service.api.send import SLICE_BYTES, STREAM_HEADERS, send_piece
 from service.api.services import Services, ServicesOf
 from service.api.transfer import end_wait
 from service.errors import ProblemError

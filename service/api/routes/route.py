@@ -14,9 +14,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from media.identify import MEDIA_TYPES
-from service.api.body import ALIASES, Body, BodyKind, declared_bytes, read_body, while_connected
+from service.api.body import Body, BodyKind, declared_bytes, read_body
 from service.api.caller import caller_of, flow_of, group_of
+from service.api.content_type import ALIASES
 from service.api.deadline import Deadline
+from service.api.disconnect import while_connected
 from service.api.event_stream import EventStream
 from service.api.exchange import Exchange
 from service.api.negotiation import parse_accept

@@ -11,8 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from media.types import DEFAULT_FPS
-from service.api.body import MULTIPART, Body, BodyKind
+from service.api.body import Body, BodyKind
 from service.api.caller import owner_of
+from service.api.content_type import MULTIPART
 from service.api.exchange import Exchange
 from service.api.jobs import submit
 from service.api.multipart import read_form

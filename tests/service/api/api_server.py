@@ -22,7 +22,7 @@ from toy_generators import ToyGenerators
 from service.api.app import create_app
 from service.api.log import configure
 from service.api.middleware import SpanExporter
-from service.api.request_id import before_ray
+from service.api.ray_middleware import before_ray
 from service.chunks import ChunkInput, ChunkOutput, ClipState
 from service.errors import PROBLEMS, ProblemError
 from service.finished_request import FinishedRequest

@@ -16,7 +16,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from toy_generators import ToyGenerators
 
-from service.api.body import MULTIPART, Body, ContentType, parse_content_type
+from service.api.body import Body
+from service.api.content_type import MULTIPART, ContentType, parse_content_type
 from service.api.negotiation import choose
 from service.api.parsing import CODES, MEDIA, parse_codes, parse_media
 from service.api.parsing_generate import parse_generate

@@ -19,9 +19,9 @@ from bad_inputs import LIMITS
 from PIL import Image
 from waiting import SECONDS, eventually
 
-from service.api.body import SLICE_BYTES
 from service.api.errors import ClientGoneError
 from service.api.event_stream import Channel, EventStream, open_stream
+from service.api.send import SLICE_BYTES
 from service.errors import ProblemError
 from service.settings import Settings
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.api import leaving
-from service.api.body import SLICE_BYTES
 from service.api.leaving import Leaving
+from service.api.send import SLICE_BYTES
 
 SIZES = st.lists(st.sampled_from([0, 1, SLICE_BYTES, SLICE_BYTES + 1, 3 * SLICE_BYTES]), min_size=1, max_size=3)
 HTTP: Any = {"type": "http"}

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from service.api.body import MULTIPART, Body, ContentType
+from service.api.body import Body
+from service.api.content_type import MULTIPART, ContentType
 from service.api.multipart import read_form, read_parts
 from service.api.replay import _fingerprint
 from service.errors import ProblemError

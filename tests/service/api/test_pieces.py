@@ -16,7 +16,7 @@ from starlette.requests import Request
 from waiting import SECONDS, until
 
 from service.api.admission import Admission
-from service.api.body import send_piece
+from service.api.send import send_piece
 from service.api.streaming import BodyStream
 from service.errors import ProblemError
 from service.formats import records
@@ -33,7 +33,7 @@ def test_a_piece_leaves_in_slices_so_that_a_slow_reader_shows_that_it_reads(data
         sent.append(message)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("service.api.body.SLICE_BYTES", 4)
+        patch.setattr("service.api.send.SLICE_BYTES", 4)
         asyncio.run(send_piece(send, data, SECONDS, more))
     assert b"".join(message["body"] for message in sent) == data
     assert max(len(message["body"]) for message in sent) <= 4

@@ -9,7 +9,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from service.api.request_id import HEADER, before_ray
+from service.api.ray_middleware import before_ray
+from service.api.request_id import HEADER
 
 
 async def answer(request: Request) -> Response:
