@@ -103,7 +103,7 @@ class EventStream(Response):
     """The answer that sends the events of a channel while the work that fills it runs.
 
     The work is cancelled when the reader leaves or takes nothing for too long. Its failure becomes the event `error`,
-    and `done` is the last event. What has not left when the work ends is the last message, for `Leaving` to send.
+    and `done` is the last event. What has not left when the work ends is the last message, for `LargeAnswers` to send.
 
     Args:
         channel: the events.

@@ -8,8 +8,8 @@ from fastapi import Depends, Request
 
 from service.api.admission import Admission
 from service.api.codebooks import Codebooks
+from service.api.expected_wait import ExpectedWait
 from service.api.job_polls import JobPolls
-from service.api.pace import Pace
 from service.api.readers import Readers
 from service.api.recent_refusals import RecentRefusals
 from service.api.replay import AnswerCache, Replays
@@ -43,7 +43,7 @@ class Services:
     ) -> None:
         self.backend, self.generators, self.media = backend, generators, media
         self.settings, self.jobs = settings, jobs
-        self.admission, self.pace = Admission(settings), Pace(settings.max_queue_seconds)
+        self.admission, self.expected_wait = Admission(settings), ExpectedWait(settings.max_queue_seconds)
         self.refusals, self.readers = RecentRefusals(), Readers()
         self.codebooks, self.job_polls = Codebooks(backend), JobPolls(jobs)
         cache = AnswerCache(settings.cache_bytes, settings.cache_seconds) if settings.cache_bytes else None

@@ -36,7 +36,7 @@ from service.cluster.local import APP_NAME, cluster, end_orphans, private_folder
 from service.cluster.log_relay import OptionalConsole, log_relay
 from service.cluster.ray_environment import longest_seconds, metrics_host, replica_counts
 from service.cluster.replicas import Ingress, Tokenizer
-from service.cluster.shielded import StoppedError
+from service.cluster.signals import StoppedError
 from service.cluster.start_checks import (
     StartError,
     check_folders,

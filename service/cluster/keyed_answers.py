@@ -39,27 +39,27 @@ class RayKeyedAnswers:
         """
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                begun: Begun = await (await self._keeper()).begin.remote(key, fingerprint, seconds)
+                begun: Begun = await (await self._store()).begin.remote(key, fingerprint, seconds)
         except (RayError, TimeoutError) as error:
             self._forget()
-            detail = "The keeper of idempotency keys is being replaced. Ask again in a second."
+            detail = "The store of idempotency keys is being replaced. Ask again in a second."
             raise ProblemError("not-ready", detail, retry_after_seconds=1) from error
         return begun
 
     async def renew(self, key: str, ticket: int, seconds: float) -> None:
         """Say that a request that was taken on is worked on; as `KeyedAnswers`."""
         with contextlib.suppress(RayError):  # what it knew is lost
-            await (await self._keeper()).renew.remote(key, ticket, seconds)
+            await (await self._store()).renew.remote(key, ticket, seconds)
 
     async def finish(self, key: str, ticket: int, answer: StoredAnswer | None) -> None:
         """Keep the answer of a request that was taken on; as `KeyedAnswers`."""
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                await (await self._keeper()).finish.remote(key, ticket, answer)
+                await (await self._store()).finish.remote(key, ticket, answer)
         except (RayError, TimeoutError):  # what it knew is lost; the answer goes out all the same
             self._forget()
 
-    async def _keeper(self) -> Any:
+    async def _store(self) -> Any:
         """Return the actor. A thread looks it up: that takes Ray a minute while its GCS is away."""
         if self._actor is None or self._actor.failed:
             self._actor = SharedTask(asyncio.to_thread(self._find))

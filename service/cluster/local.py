@@ -27,11 +27,11 @@ from service.cluster.ray_environment import (
 )
 from service.cluster.ray_token import ray_token
 from service.cluster.sessions import held_session
-from service.cluster.shielded import shielded
+from service.cluster.signals import shielded
 from service.held_directory import HeldDirectory, abandoned
 from service.link.directory import SocketDirectory
 from service.loopback import is_loopback
-from service.metrics.keeper import stop as stop_exporter
+from service.metrics.exporter_supervisor import stop as stop_exporter
 from service.settings import Settings
 
 APP_NAME = "omnitok"

@@ -14,8 +14,8 @@ from ray.serve.exceptions import RayServeException
 
 from service.cluster.ray_environment import metrics_host, ray_tmpdir, replica_counts
 from service.link.directory import SocketDirectory
+from service.metrics.exporter_supervisor import ExporterSupervisor
 from service.metrics.folder import join
-from service.metrics.keeper import Keeper
 from service.metrics.replica import ReplicaMetrics
 from service.settings import Settings
 
@@ -61,7 +61,7 @@ def join_node(settings: Settings, deployment: str) -> Node:
             folder = directory.path / FOLDER
             folder.mkdir(mode=0o700, exist_ok=True)
             join(folder)
-            Keeper(folder, metrics_host(settings), settings.metrics_port, _mounts(settings)).start()
+            ExporterSupervisor(folder, metrics_host(settings), settings.metrics_port, _mounts(settings)).start()
         except OSError as error:  # a full disk must not keep a replica from its work
             log.warning("the metrics of this replica are lost: %s", error)
     name = serve.get_replica_context().replica_id.unique_id if directory is not None else ""

@@ -1,7 +1,7 @@
 """The exporter of a node, a process of its own: `python -m service.metrics.exporter FOLDER ...`.
 
-Replicas start it (see `keeper`). It holds the folder for as long as one of them lives and a while longer, so that
-counters go on when the service is deployed again.
+Replicas start it (see `exporter_supervisor`). It holds the folder for as long as one of them lives and a while longer,
+so that counters go on when the service is deployed again.
 """
 
 from __future__ import annotations

@@ -115,14 +115,14 @@ class Route:
         if not self._may_be_known(request, services):
             services.refusals.check(kind, size, deadline.seconds)
             if paced:
-                services.pace.check()
+                services.expected_wait.check()
             if _media_type(request) in MEDIA_TYPES:
-                services.media.check_load(caller_of(request), services.pace.expected() if paced else 0.0)
+                services.media.check_load(caller_of(request), services.expected_wait.seconds() if paced else 0.0)
         with ExitStack() as stack:
             place = stack.enter_context(services.admission.receiving(long=not (self.pure or as_job)))
             body = await read_body(request, self.takes, limits, place, deadline)
             if paced:
-                stack.enter_context(services.pace.passing(request.state.notes))
+                stack.enter_context(services.expected_wait.passing(request.state.notes))
 
             async def work() -> Response:
                 started = time.perf_counter()

@@ -22,7 +22,7 @@ from starlette.requests import Request
 from waiting import eventually
 
 from service.api.errors import ClientGoneError
-from service.api.leaving import MAX_LEAVING_BYTES
+from service.api.large_answers import MAX_UNSENT_BYTES
 from service.api.readers import MAX_READERS, Readers
 from service.api.routes import jobs as job_routes
 from service.errors import ProblemError
@@ -166,7 +166,7 @@ def test_long_content_comes_in_pieces(http: httpx.Client, monkeypatch: pytest.Mo
 
 async def test_a_crowd_of_slow_readers_holds_little_of_a_content() -> None:
     """Each holds the piece that it has not taken, and not the first one for as long as it reads."""
-    assert MAX_READERS * job_routes.PIECE_BYTES <= MAX_LEAVING_BYTES / 2
+    assert MAX_READERS * job_routes.PIECE_BYTES <= MAX_UNSENT_BYTES / 2
     held: list[bool] = []
 
     async def read(*arguments: Any) -> bytes:

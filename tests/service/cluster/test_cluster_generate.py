@@ -40,7 +40,7 @@ def test_an_idempotency_key_draws_one_sample_whichever_replica_answers(service: 
     def post(name: str, key: str) -> httpx.Response:
         return httpx.post(f"{service.url}/generate?class={name}", headers={"Idempotency-Key": key}, timeout=60)
 
-    eventually(lambda: post("bee", "first").status_code == 200)  # which starts the keeper of keys
+    eventually(lambda: post("bee", "first").status_code == 200)  # which starts the store of keys
     answers = [post("bee", "one-bee") for _ in range(6)]
     assert {answer.status_code for answer in answers} == {200}
     assert len({(answer.headers["x-omnitok-seed"], answer.content) for answer in answers}) == 1

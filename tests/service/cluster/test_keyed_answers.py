@@ -1,4 +1,4 @@
-"""The way to the keeper of idempotency keys while Ray does not answer; no cluster runs."""
+"""The way to the store of idempotency keys while Ray does not answer; no cluster runs."""
 
 from __future__ import annotations
 

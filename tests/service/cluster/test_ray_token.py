@@ -9,7 +9,7 @@ import pytest
 from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 
 from service.cluster.ray_token import ray_token
-from service.cluster.shielded import StoppedError
+from service.cluster.signals import StoppedError
 
 
 def known() -> str:

@@ -22,15 +22,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.service.process import free_port
 from service.finished_request import FinishedRequest
-from service.metrics import keeper
+from service.metrics import exporter_supervisor
 from service.metrics.collectors import FilesystemCollector, ProcessesCollector
 from service.metrics.definitions import BUCKET_FACTOR, DEADLINE_SECONDS, METRICS, SECONDS, STEP_SECONDS, Metric
 from service.metrics.exporter import registry
+from service.metrics.exporter_supervisor import ExporterSupervisor, stop
 from service.metrics.folder import FILE_BYTES, compact, files, living
 from service.metrics.generator import GeneratorMetrics
 from service.metrics.gpu import GpuCollector
 from service.metrics.http import IngressMetrics
-from service.metrics.keeper import Keeper, stop
 from service.metrics.replica import ReplicaMetrics
 from service.metrics.tokenizer import KernelMetrics, TokenizerMetrics
 
@@ -237,13 +237,13 @@ def test_a_gpu_shows_what_it_can_and_a_machine_without_one_nothing() -> None:
 
 
 def test_the_exporter_starts_by_itself_and_gives_its_port_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.metrics.keeper.END_SECONDS", waiting.SECONDS)
+    monkeypatch.setattr("service.metrics.exporter_supervisor.END_SECONDS", waiting.SECONDS)
     IngressMetrics("me").observe(FinishedRequest("/encode", "POST", 200, 0.25, 3, 4, None, {}))
     before, after = free_port(), free_port()
     starts: set[float] = set()
     try:
         for port in (before, after):  # the second is that of a later deployment
-            one = Keeper(folder, "127.0.0.1", port, {"tmp": folder})
+            one = ExporterSupervisor(folder, "127.0.0.1", port, {"tmp": folder})
             one.start()
             families = {family.name: family for family in text_string_to_metric_families(fetch(port))}
             starts.add(families["omnitok_start_time_seconds"].samples[0].value)
@@ -269,39 +269,39 @@ def test_of_many_replicas_one_starts_the_exporter(folder: Path, monkeypatch: pyt
 
     def start(command: list[str], **options: Any) -> None:
         starting.append(1)
-        waiting.eventually(lambda: len(looks) > 3 * len(keepers) or len(starting) > 1)  # the others look meanwhile
+        waiting.eventually(lambda: len(looks) > 3 * len(supervisors) or len(starting) > 1)  # the others look meanwhile
         most.append(len(starting))
         run(command, **options)
         starting.pop()
 
-    run, look = subprocess.run, keeper._running
-    monkeypatch.setattr(keeper, "_running", running)
-    monkeypatch.setattr(keeper.subprocess, "run", start)
-    monkeypatch.setattr(keeper, "POLL_SECONDS", 0.1)
+    run, look = subprocess.run, exporter_supervisor._running
+    monkeypatch.setattr(exporter_supervisor, "_running", running)
+    monkeypatch.setattr(exporter_supervisor.subprocess, "run", start)
+    monkeypatch.setattr(exporter_supervisor, "POLL_SECONDS", 0.1)
     port = free_port()
-    keepers = [Keeper(folder, "127.0.0.1", port, {"tmp": folder}) for _ in range(4)]
+    supervisors = [ExporterSupervisor(folder, "127.0.0.1", port, {"tmp": folder}) for _ in range(4)]
     try:
-        for one in keepers:
+        for one in supervisors:
             one.start()
         fetch(port)
     finally:
-        for one in keepers:
+        for one in supervisors:
             one.close()
         stop(folder)
     assert set(most) == {1}
 
 
 def test_an_exporter_is_started_after_what_nobody_foresaw(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(exporter_supervisor, "POLL_SECONDS", 0.0)
     starts, started = iter([LookupError("nobody foresaw this")]), threading.Event()
 
-    def start(self: Keeper) -> None:
+    def start(self: ExporterSupervisor) -> None:
         if error := next(starts, None):
             raise error
         started.set()
 
-    monkeypatch.setattr(Keeper, "_start_exporter", start)
-    one = Keeper(folder, "127.0.0.1", free_port(), {})
+    monkeypatch.setattr(ExporterSupervisor, "_start_exporter", start)
+    one = ExporterSupervisor(folder, "127.0.0.1", free_port(), {})
     one.start()
     assert started.wait(waiting.SECONDS)
     one.close()

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api import leaving
-from service.api.leaving import Leaving
+from service.api import large_answers
+from service.api.large_answers import LargeAnswers
 from service.api.send import SLICE_BYTES
 
 SIZES = st.lists(st.sampled_from([0, 1, SLICE_BYTES, SLICE_BYTES + 1, 3 * SLICE_BYTES]), min_size=1, max_size=3)
@@ -68,7 +68,7 @@ def test_an_answer_arrives_as_it_was(sizes: list[int]) -> None:
     async def send(message: Any) -> None:
         taken.append(message)
 
-    asyncio.run(Leaving(Answering(*parts))(HTTP, nothing, send))
+    asyncio.run(LargeAnswers(Answering(*parts))(HTTP, nothing, send))
     bodies = [message for message in taken if message["type"] == "http.response.body"]
     assert b"".join(message["body"] for message in bodies) == b"".join(parts)
     assert [message["more_body"] for message in bodies] == [True] * (len(bodies) - 1) + [False]
@@ -78,7 +78,7 @@ def test_an_answer_arrives_as_it_was(sizes: list[int]) -> None:
 @pytest.mark.parametrize("parts", [[], [b"event"]])
 async def test_nothing_is_held_while_a_large_answer_or_the_rest_of_one_leaves(parts: list[bytes]) -> None:
     app, reader = Answering(*parts, bytes(2 * SLICE_BYTES)), Reader()
-    sending = asyncio.create_task(Leaving(app)(HTTP, nothing, reader.send))
+    sending = asyncio.create_task(LargeAnswers(app)(HTTP, nothing, reader.send))
     for _ in parts:
         reader.take()
     await reader.begun.wait()
@@ -92,15 +92,15 @@ async def test_nothing_is_held_while_a_large_answer_or_the_rest_of_one_leaves(pa
 
 
 async def test_a_reader_that_takes_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leaving, "STALL_SECONDS", 0.01)
+    monkeypatch.setattr(large_answers, "STALL_SECONDS", 0.01)
     reader = Reader()
-    await Leaving(Answering(bytes(2 * SLICE_BYTES)))(HTTP, nothing, reader.send)
+    await LargeAnswers(Answering(bytes(2 * SLICE_BYTES)))(HTTP, nothing, reader.send)
     assert reader.bodies == []
 
 
 async def test_of_too_many_bytes_the_slowest_readers_are_given_up() -> None:
     now = 0.0
-    layer = Leaving(Answering(bytes(4 * SLICE_BYTES)), lambda: now, max_bytes=8 * SLICE_BYTES)
+    layer = LargeAnswers(Answering(bytes(4 * SLICE_BYTES)), lambda: now, max_bytes=8 * SLICE_BYTES)
     readers = [Reader() for _ in range(4)]
 
     async def begin(reader: Reader) -> asyncio.Task[None]:

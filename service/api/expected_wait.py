@@ -15,8 +15,8 @@ ALWAYS_TAKEN = 8  # requests: a wait among so few is that of the work itself, or
 WORK = ("decode_ms", "compute_ms", "render_ms")  # notes of a request
 
 
-class Pace:
-    """The bound of the expected wait of a request, wherever it waits.
+class ExpectedWait:
+    """The expected wait of a request, wherever it waits, and its bound.
 
     A tokenizer knows its queue. It does not see what waits for an event loop, its own or a replica's, or on the way.
     So each replica measures how long requests took beyond their own work, for each request that was there with them.
@@ -31,7 +31,7 @@ class Pace:
         self._held = 0
         self._wait_of_each = 0.0  # seconds for each request that is there
 
-    def expected(self) -> float:
+    def seconds(self) -> float:
         """Return the seconds that one more request would wait beyond its own work."""
         number = self._held + 1
         return self._wait_of_each * number if number > ALWAYS_TAKEN else 0.0
@@ -42,7 +42,7 @@ class Pace:
         Raises:
             ProblemError: `overloaded`.
         """
-        wait = self.expected()
+        wait = self.seconds()
         if wait > self._max_seconds:
             detail = f"The request would wait for {wait:.2f} s, and it may wait for {self._max_seconds:g} s."
             raise ProblemError("overloaded", detail, self._max_seconds, wait, [], retry_after(wait))

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from waiting import eventually
 
-from service.cluster.shielded import SIGNALS, StoppedError, shielded
+from service.cluster.signals import SIGNALS, StoppedError, shielded
 
 PR_SET_PDEATHSIG = 1
 
@@ -63,7 +63,7 @@ def test_a_signal_that_comes_as_the_call_returns_is_one_before(
             wait([self])
             return super().done()
 
-    monkeypatch.setattr("service.cluster.shielded.Future", Returned)
+    monkeypatch.setattr("service.cluster.signals.Future", Returned)
     main = threading.get_ident()
     with pytest.raises(KeyboardInterrupt) as raised, shielded(lambda: signal.pthread_kill(main, number)):
         pytest.fail("the signal came first")
@@ -74,7 +74,7 @@ def test_a_call_cannot_take_sigterm_for_itself() -> None:
     """Its handler is one of C's, which Python's cannot hold back: as Ray's, it prints a stack."""
     code = (
         "import faulthandler, os, signal, sys, threading, time\n"
-        "from service.cluster.shielded import StoppedError, shielded\n"
+        "from service.cluster.signals import StoppedError, shielded\n"
         "def call():\n"
         "    faulthandler.register(signal.SIGTERM)\n"
         "    print('taken', flush=True)\n"

@@ -22,7 +22,7 @@ FAILURE_SECONDS = 5.0  # between two tries, where the exporter ends at once: its
 END_SECONDS = 5.0
 
 
-class Keeper:
+class ExporterSupervisor:
     """A thread that starts the exporter of a folder whenever there is none.
 
     Args:

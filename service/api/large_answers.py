@@ -17,10 +17,10 @@ from service.api.transfer import Transfer, end_wait, slowest
 from service.settings import Limits
 
 STALL_SECONDS = Limits().stream_idle_seconds  # the default: in Ray's own proxy there are no settings
-MAX_LEAVING_BYTES = 256 * MIB  # in a replica
+MAX_UNSENT_BYTES = 256 * MIB  # in a replica
 
 
-class Leaving:
+class LargeAnswers:
     """Middleware that sends last messages of more than a slice in slices, so that a server's buffers hold one of each.
 
     The last message is all of most answers, and of a stream of events what its reader has not taken.
@@ -34,7 +34,7 @@ class Leaving:
     """
 
     def __init__(
-        self, app: ASGIApp, clock: Callable[[], float] = time.monotonic, max_bytes: int = MAX_LEAVING_BYTES
+        self, app: ASGIApp, clock: Callable[[], float] = time.monotonic, max_bytes: int = MAX_UNSENT_BYTES
     ) -> None:
         self._app, self._clock, self._max_bytes = app, clock, max_bytes
         self._answers: dict[Transfer, int] = {}  # and the bytes of each
