@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 from model.codes import npy_tree
@@ -23,6 +24,13 @@ from service.bulk.errors import BulkError
 from service.bulk.plan import QUARANTINE_FILE, Shard
 
 LOCK_FILE = ".lock"
+OPTION_OF_FIELD = {
+    "tokenizer_hash": "--bundle",
+    "dtype": "--dtype",
+    "kind": "--output",
+    "container": "--format",
+    "shard_items": "--shard-items",
+}
 MAX_LOST = 0.1  # of the finished shards, which a source that shrinks may cost
 SHARD = re.compile(r"(images|clips)-\d{5,}\.(tar|parquet|jsonl)")
 TEMPORARY = re.compile(rf"\.\d+\.({SHARD.pattern}|{re.escape(INFO_FILE)}|{re.escape(QUARANTINE_FILE)})")
@@ -71,11 +79,9 @@ def begin(dest: Path, info: CodesInfo, shards: Sequence[Shard], replace_source: 
             found = read_info(dest)
         except CodesError as error:
             raise BulkError(str(error)) from error
-        fields = ("tokenizer_hash", "dtype", "kind", "options", "container", "shard_items")
-        differing = [name for name in fields if getattr(found, name) != getattr(info, name)]
-        if differing:
+        if differing := _differing(found, info):
             raise BulkError(
-                f"{dest} holds codes with another {' and '.join(differing)}: choose another folder, or the same."
+                f"{dest} holds codes that differ in {', '.join(differing)}: choose another folder, or what made them."
             )
         if not replace_source:
             _check_source(dest, found, info, shards)
@@ -84,6 +90,15 @@ def begin(dest: Path, info: CodesInfo, shards: Sequence[Shard], replace_source: 
         path.unlink(missing_ok=True)
     if info.container == "npy":
         npy_tree.delete_from(dest, info, sum(info.items.values()))
+
+
+def _differing(found: CodesInfo, info: CodesInfo) -> list[str]:
+    """Return the options of `omnitok tokenize` in which codes and a run differ."""
+    changed = [OPTION_OF_FIELD[name] for name in OPTION_OF_FIELD if getattr(found, name) != getattr(info, name)]
+    old, new = asdict(found.options), asdict(info.options)
+    sizes = ["--size"] if any(old[name] != new[name] for name in ("height", "width")) else []
+    others = [f"--{name}" for name in old if name not in ("height", "width") and old[name] != new[name]]
+    return [*changed, *sizes, *others]
 
 
 def _check_source(dest: Path, found: CodesInfo, info: CodesInfo, shards: Sequence[Shard]) -> None:

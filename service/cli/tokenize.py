@@ -113,7 +113,7 @@ def tokenize(
         raise CommandError(str(error)) from error
     console.print(f"{dest}: {summary(outcome, time.perf_counter() - began)}")
     if outcome.failed:
-        console.print(f"{outcome.failed:,} items failed; {dest / 'quarantine.jsonl'} says why")
+        console.print(f"Failed items: {outcome.failed:,}; {dest / 'quarantine.jsonl'} says why")
 
 
 def summary(outcome: Outcome, seconds: float) -> str:

@@ -339,8 +339,10 @@ def test_runs_that_would_mix_are_refused(tokenize: Tokenize, source: Path, bundl
     dest = tmp_path / "codes"
     with pytest.raises(KeyboardInterrupt):
         tokenize(dest, shard_items=1, executor=Stopping(0))
-    with pytest.raises(BulkError, match="another options"):
+    with pytest.raises(BulkError, match="differ in --flips:"):
         tokenize(dest, shard_items=1, options=replace(SQUARES, flips=True))
+    with pytest.raises(BulkError, match="differ in --shard-items, --size, --frames:"):
+        tokenize(dest, shard_items=2, options=replace(SQUARES, height=64, width=64, frames=9))
 
 
 def test_a_sample_says_how_long_the_run_will_take(source: Path, bundle: Path, tmp_path: Path) -> None:
