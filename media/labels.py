@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+KIND_FOLDERS = frozenset({"images", "clips", "videos"})
 LABEL_FILES = {"labels.csv": ",", "labels.tsv": "\t"}
 
 
@@ -57,7 +58,7 @@ def classify(members: Sequence[Named], table: Path | None) -> Labels:
     Args:
         members: the items.
         table: two columns `path,label`, for every item; or None, then labels that shards give, else the first folder
-            of each name, else no classes.
+            of each name, below `images`, `clips` and `videos` where these hold all items; else no classes.
 
     Raises:
         LabelError: a line of the table is wrong, or some items have a class and others none.
@@ -69,7 +70,10 @@ def classify(members: Sequence[Named], table: Path | None) -> Labels:
     elif any(member.label is not None for member in members):
         named, source = [member.label for member in members], "the shards"
     else:
-        named = [member.name.split("/")[0] if "/" in member.name else None for member in members]
+        folders = [member.name.split("/")[:-1] for member in members]
+        if all(parts and parts[0] in KIND_FOLDERS for parts in folders):
+            folders = [parts[1:] for parts in folders]
+        named = [parts[0] if parts else None for parts in folders]
         if None in named:  # files in the top folder: folders are not classes
             return Labels((), ())
     if missing := [member.name for member, name in zip(members, named, strict=True) if name is None]:

@@ -59,6 +59,22 @@ def test_whole_numbers_are_classes_in_the_order_of_folders(tmp_path: Path, label
     assert [item.label for item in listing.items["images"]] == [1, 2, 0, 2]
 
 
+def test_classes_are_below_the_folders_of_kinds(tmp_path: Path) -> None:
+    for name in ("images/ant/a.jpg", "images/bee/b.jpg", "clips/ant/c.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    listing = list_source(tmp_path)
+    assert listing.classes == ("ant", "bee")
+    assert [item.label for item in listing.items["images"]] == [0, 1]
+    assert [item.label for item in listing.items["clips"]] == [0]
+    (tmp_path / "images" / "of none.jpg").write_bytes(b"x")
+    assert list_source(tmp_path).classes == ()
+    (tmp_path / "images" / "of none.jpg").rename(tmp_path / "images" / "ant" / "d.jpg")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "e.jpg").write_bytes(b"x")
+    assert list_source(tmp_path).classes == ("clips", "images", "other"), "they do not hold all items"
+
+
 def test_labels_that_are_hidden_are_none(tmp_path: Path) -> None:
     rows = {"image": [b"\xff\xd8"] * 2, "label": [-1, -1]}
     pq.write_table(pa.table(rows), tmp_path / "0.parquet")
