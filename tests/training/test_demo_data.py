@@ -185,7 +185,7 @@ def test_a_part_of_a_set_is_not_trained_on(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_shards_of_a_trial_are_no_part_of_the_whole_set(tmp_path: Path, whole: bool) -> None:
-    """Whether the trial ended or was stopped; a set of the same scale goes on."""
+    """A trial that was stopped is told from the whole set as one that ended; a set of the same scale goes on."""
     cache = tmp_path / "cache"
     small_cache(cache)
     plan = SetPlan("train/photographs-256", "crops", 1, 32, 2, 8)
