@@ -10,7 +10,7 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from model.codes.info import CodesInfo
 from service.bulk.errors import BulkError
 from service.bulk.executors import SHARDS_AT_ONCE, Report, Workplace, workplace_of
 from service.bulk.plan import Shard
+from service.bulk.ray_messages import RayMessages
 
 if TYPE_CHECKING:
     from service.bulk.encoder import ShardEncoder
@@ -61,10 +62,11 @@ def ray_executor(address: str | None, cpus: int | None, device: str, dtype: str 
             )
     except (ConnectionError, ValueError) as error:
         raise BulkError(f"The Ray cluster at {address} does not answer: {error}.") from error
-    try:
-        yield RayExecutor(ray, device, dtype, None if started else cpus)
-    finally:
-        ray.shutdown()
+    with redirect_stdout(RayMessages()):
+        try:
+            yield RayExecutor(ray, device, dtype, None if started else cpus)
+        finally:
+            ray.shutdown()
 
 
 class RayExecutor:
