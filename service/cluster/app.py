@@ -194,6 +194,7 @@ def serve_forever(settings: Settings, start: StartLog | None = None) -> None:
         if settings.log is None:
             settings = settings.model_copy(update={"log": stack.enter_context(log_relay(folder))})
         log.configure(settings.log)
+        console.print("starting")  # the first line of the log comes when Ray runs, up to half a minute later
         watchdog = local_watchdog(settings.host, settings.port)
         try:
             with _bundle_check(settings) as check_bundles, watchdog.during_start(lambda lost: _abandon(lost, folder)):

@@ -160,7 +160,7 @@ def test_a_signal_in_the_middle_of_the_start_ends_it_cleanly(
         _, errors = command.process.communicate()
         assert (command.process.returncode, errors) == (0, "")
         plain = [line for line in command.output.read_text().splitlines() if not line.startswith("{")]
-        assert plain == ["stopped"]
+        assert plain == ["starting", "stopped"]
         eventually(lambda: not session(leader))
 
 
