@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,7 +140,7 @@ def _failure(error: httpx.HTTPError, passing: bool) -> ServiceError:
     if isinstance(error, httpx.UnsupportedProtocol):
         return ServiceError(f"{url} cannot be called: the address of a service begins with http:// or https://.")
     server = f"{url.scheme}://{url.netloc.decode()}"
-    cause = str(error) or type(error).__name__
+    cause = re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
     if passing:
         return ServiceError(f"{server} cannot be reached: {cause}. Check that the service runs.")
     return ServiceError(f"The call to {server} failed: {cause}")

@@ -66,7 +66,7 @@ REFUSED = [
     ("encode - - -b {b}/debug -o x", "once"),
     ("encode {broken}/nothing -b {b}/debug -o x", "no file that is a picture or a clip"),
     ("models -b {m}", "is not a bundle"),
-    ("models --server http://127.0.0.1:9", "cannot be reached"),
+    ("models --server http://127.0.0.1:9", "127.0.0.1:9 cannot be reached: Connection refused. Check"),
     ("models --server nowhere", "begins with http://"),
     ("convert {broken}/text.ckpt x", "text.ckpt"),
     ("convert {broken}/other.ckpt x", "other.ckpt"),
