@@ -78,9 +78,9 @@ def _print(cards: Sequence[ModelCard], generators: Sequence[GeneratorCard]) -> N
     makers = [
         (
             maker.id,
-            f"{', '.join(maker.makes)} ({maker.kind})",
+            maker.kind,
+            ", ".join(maker.makes),
             str(maker.class_count),
-            "x".join(map(str, maker.grid)),
             f"{maker.parameters / 1e6:.1f} M",
             maker.licence or "-",
             names.get(maker.tokenizer_hash, maker.tokenizer_hash[:12]),
@@ -92,4 +92,4 @@ def _print(cards: Sequence[ModelCard], generators: Sequence[GeneratorCard]) -> N
     if tokenizers and makers:
         print()
     if makers:
-        print_table(("generator", "makes", "classes", "grid", "weights", "licence", "tokenizer"), makers)
+        print_table(("generator", "kind", "makes", "classes", "weights", "licence", "tokenizer"), makers)
