@@ -255,11 +255,12 @@ async def test_what_has_not_left_when_the_work_ends_is_the_last_message() -> Non
             begun.set()
             await slow.wait()
 
-    stream = EventStream(channel, asyncio.create_task(work()), "id", {}, SECONDS)
+    working = asyncio.create_task(work())
+    stream = EventStream(channel, working, "id", {}, SECONDS)
     sending = asyncio.create_task(stream({"type": "http", "method": "POST", "headers": []}, receive, send))
     await begun.wait()
     ended.set()
-    await asyncio.sleep(0.01)
+    await working
     slow.set()
     await sending
     assert [len(body["body"]) for body in bodies[:-1]] == [SLICE_BYTES]
