@@ -11,6 +11,7 @@ import torch
 
 from model.config_checks import ConfigError
 from model.generator.config import GENERATOR_CONFIGS, LANGUAGE_MODELS, RowPrefix, SamplingDefaults, generator_config
+from model.generator.diffusion_config import DIFFUSION_CONFIGS
 from model.generator.lm import LanguageModel
 
 DEBUG = LANGUAGE_MODELS["lm-debug"]
@@ -20,6 +21,12 @@ DEBUG = LANGUAGE_MODELS["lm-debug"]
 def test_named_configs_survive_json(name: str) -> None:
     config = GENERATOR_CONFIGS[name]
     assert generator_config(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_what_earlier_bundles_do_not_state_is_written_only_where_it_is_not_so() -> None:
+    """Or a bundle that is made again of the same weights would have another hash."""
+    written = {name: config.to_dict().get("images") for name, config in DIFFUSION_CONFIGS.items()}
+    assert written == dict.fromkeys(DIFFUSION_CONFIGS) | {"latte-xl/2": False}
 
 
 @pytest.mark.parametrize(

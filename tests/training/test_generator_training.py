@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from dataclasses import replace
@@ -35,7 +36,7 @@ from training.generator.sampling import Sampler
 from training.generator.step import GeneratorStep
 from training.generator.task import GeneratorTask, fit_recipe
 from training.generator.token_dataset import CodeBatch, CodeLoader
-from training.recipes import GENERATOR_RECIPES, GeneratorRecipe
+from training.recipes import GENERATOR_RECIPES, GeneratorRecipe, rename_settings
 from training.tokenizer.head_transfer import with_head
 from training.trainer import Trainer
 
@@ -216,9 +217,18 @@ def test_codes_of_the_other_head_are_refused_and_missing_kinds_are_left_out() ->
         latte = fit_recipe(GENERATOR_RECIPES[name], replace(info, rows={"clips": 4})).network
         assert isinstance(latte, DiffusionConfig)
         assert latte.images == images_too
+    one_frame = replace(info, rows={"clips": 4}, options=replace(info.options, frames=1))
+    assert fit_recipe(GENERATOR_RECIPES["latte-xl"], one_frame).network.grid[0] == 1
     large = fit_recipe(GENERATOR_RECIPES["dit-xl"], info).network
     assert isinstance(large, DiffusionConfig)
     assert large.guidance_channels is None  # the published files' rule is for these
+
+
+@pytest.mark.parametrize("name", ["dit-xl", "latte-demo", "latte-xl"])
+def test_runs_of_versions_that_did_not_state_images_are_resumed(name: str) -> None:
+    now = json.loads(json.dumps(fit_recipe(GENERATOR_RECIPES[name], codes_of("latents").info).to_dict()))
+    then = now | {"network": {key: value for key, value in now["network"].items() if key != "images"}}
+    assert rename_settings(then) == rename_settings(now) == now
 
 
 @pytest.mark.parametrize(("recipe", "head"), [("lm-debug", "vq"), ("dit-debug", "vae")])

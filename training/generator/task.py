@@ -125,7 +125,7 @@ def fit_recipe(recipe: GeneratorRecipe, codes: CodesInfo) -> GeneratorRecipe:
             latent_scale=tuple(1 / max(std, 1e-6) for std in codes.std),
             latent_shift=codes.mean,
             guidance_channels=None,
-            images=stage.image_batch_size > 0,
+            images=stage.image_batch_size > 0 or grid[0] == 1,
         )
     record = json.dumps(asdict(codes), sort_keys=True).encode()
     return replace(recipe, network=network, stages=(stage,), codes=hashlib.sha256(record).hexdigest()[:16])

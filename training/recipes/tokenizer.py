@@ -266,8 +266,9 @@ def rename_settings(recipe: dict[str, Any]) -> dict[str, Any]:
     """Return the record of a recipe, as `Recipe.to_dict` made it in any version, as it is written today."""
     stages = [{RENAMED_SETTINGS.get(name, name): value for name, value in stage.items()} for stage in recipe["stages"]]
     later = {"latent_channels": 0, "decoder_only": False}  # settings that older records lack
-    if recipe.get("network", {}).get("kind") == "diffusion":
-        recipe = recipe | {"network": {"images": True} | recipe["network"]}
+    is_diffusion = recipe.get("network", {}).get("kind") == "diffusion"
+    if is_diffusion and not any(stage["image_batch_size"] for stage in stages):
+        recipe = recipe | {"network": {"images": False} | recipe["network"]}
     return recipe | {"stages": [later | stage if "head" in stage else stage for stage in stages]}
 
 
