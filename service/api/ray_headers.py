@@ -34,7 +34,7 @@ class RayHeaders:
         """Serve one connection of any ASGI kind."""
         scope["headers"] = [
             (name, value.decode("latin-1").encode() if name == TIMEOUT_NAME else value)
-            for name, value in scope["headers"]
+            for name, value in scope.get("headers", ())  # a lifespan has none
             if name.replace(b"_", b"-") not in RAYS_OWN
         ]
         if scope["type"] == "http" and (path := scope["path"].removeprefix("/v1")) in WATCHED:

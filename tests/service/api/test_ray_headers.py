@@ -39,3 +39,13 @@ async def test_ray_can_read_its_headers(kind: str) -> None:
     scope = {"type": kind, "path": "/jobs", "headers": [(name, b"\xff") for name in (*names, b"a", TIMEOUT_NAME)]}
     await RayHeaders(nothing)(scope, nothing, nothing)
     assert scope["headers"] == [(b"a", b"\xff"), (TIMEOUT_NAME, b"\xc3\xbf")]
+
+
+async def test_what_is_no_request_passes() -> None:
+    seen: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["type"])
+
+    await RayHeaders(app)({"type": "lifespan"}, nothing, nothing)
+    assert seen == ["lifespan"]
