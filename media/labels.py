@@ -53,7 +53,12 @@ def find_label_file(root: Path) -> Path | None:
 
 
 def classify(members: Sequence[Named], table: Path | None) -> Labels:
-    """Give every item its class.
+    """Give every item its class; arguments and errors as of `class_names`."""
+    return number_classes(class_names(members, table))
+
+
+def class_names(members: Sequence[Named], table: Path | None) -> list[str]:
+    """Return the name of every item's class, or nothing where items have no class.
 
     Args:
         members: the items.
@@ -75,10 +80,10 @@ def classify(members: Sequence[Named], table: Path | None) -> Labels:
             folders = [parts[1:] for parts in folders]
         named = [parts[0] if parts else None for parts in folders]
         if None in named:  # files in the top folder: folders are not classes
-            return Labels((), ())
+            return []
     if missing := [member.name for member, name in zip(members, named, strict=True) if name is None]:
         raise LabelError(f"{len(missing)} files have no label in {source}: {missing[0]!r} is the first.")
-    return number_classes([name for name in named if name is not None])
+    return [name for name in named if name is not None]
 
 
 def number_classes(named: Sequence[str]) -> Labels:

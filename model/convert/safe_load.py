@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+ZIP, PICKLE = b"PK\x03\x04", b"\x80"  # the first bytes of what torch.save writes, now and formerly
+
 
 class CheckpointError(ValueError):
     """A file that is not a readable checkpoint, in one sentence."""
@@ -84,7 +86,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     _refuse_downloads(path, head)
     stand_ins = dict(_PLAIN)
     try:
-        if head.startswith(b"PK\x03\x04"):  # torch lists the names of no other archive
+        if head.startswith(ZIP):  # torch lists the names of no other archive
             named = get_unsafe_globals_in_checkpoint(path)
             stand_ins |= {name: _inert(name) for name in named if name not in _PLAIN}
         with safe_globals([(stand_in, name) for name, stand_in in stand_ins.items()]), warnings.catch_warnings():
@@ -95,6 +97,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except Exception as error:  # the readers of both formats raise almost anything on a damaged or hostile file
         if foreign := re.search(r"GLOBAL (\S+) ", str(error)):
             raise CheckpointError(f"{path}: refused: The checkpoint would load {foreign[1]}.") from error
+        if not head.startswith((ZIP, PICKLE)) and head[257:262] != b"ustar":  # torch names the old form, a tar
+            raise CheckpointError(f"{path} is not a checkpoint of PyTorch.") from error
         raise CheckpointError(f"{path} is not a whole checkpoint written by torch.save: {_reason(error)}") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} holds a {type(data).__name__}, not a checkpoint's dictionary.")

@@ -12,12 +12,20 @@ from typing import TYPE_CHECKING, Literal
 
 from media.kinds import KINDS, Kind
 from model.bundle_header import read_tokenizer
-from model.codes.info import SUFFIXES, CodesInfo, Container, EncodingOptions
+from model.codes.info import (
+    SUFFIXES,
+    CodesError,
+    CodesInfo,
+    Container,
+    EncodingOptions,
+    is_encoded,
+    read_info,
+)
 from model.codes.writer import complete
 from model.tokenizer.config import VQConfig
 from service.bulk import destination
 from service.bulk.errors import BulkError
-from service.bulk.executors import Executor, Report, Workplace
+from service.bulk.executors import Executor, Report, Workplace, workplace_of
 from service.bulk.plan import Shard, is_done, plan_shards, write_quarantine
 from service.bulk.sources import Listing, list_source
 
@@ -150,8 +158,33 @@ class Job:
 
             if missing:
                 executor.run(self._request.bundle, dest, info, missing, note)
-            failed = write_quarantine(dest, self.shards, self.listing.damaged)
-            return Outcome(complete(dest, info), self.items, kept, failed, seconds)
+            return self._end(info, kept, seconds)
+
+    def finished(self, device: str, dtype: str | None) -> Outcome | None:
+        """Return the outcome if earlier runs have done everything; None where a tokenizer is needed, or `run` refuses.
+
+        Args:
+            device: "auto", "cpu" or "cuda"; the first takes the precision of what is there for its own.
+            dtype: precision; None for the device's usual one.
+
+        Raises:
+            BulkError: another run works there.
+        """
+        dest = self._request.dest
+        if not is_encoded(dest):
+            return None
+        try:
+            found = read_info(dest)
+        except CodesError:
+            return None
+        info = self.info(workplace_of(device, dtype or (found.dtype if device == "auto" else None), 1))
+        if found.begun() != info:
+            return None
+        with destination.owned(dest):
+            if not all(is_done(dest, shard, info) for shard in self.shards):
+                return None
+            destination.begin(dest, info, self.shards, self._request.replace_source)
+            return self._end(info, self.items, 0.0)
 
     def estimate(self, place: Workplace, tokenizers: int) -> Estimate:
         """Encode a sample in this process, in a folder that is deleted; return what the whole run will take.
@@ -194,6 +227,10 @@ class Job:
             classes=self.listing.classes,
             items={kind: len(items) for kind, items in self.listing.items.items()},
         )
+
+    def _end(self, info: CodesInfo, kept: int, seconds: float) -> Outcome:
+        failed = write_quarantine(self._request.dest, self.shards, self.listing.damaged)
+        return Outcome(complete(self._request.dest, info), self.items, kept, failed, seconds)
 
     def _samples(self) -> Iterator[Shard]:
         """Yield items from all over the source, in small shards of one kind in the proportion of the kinds."""

@@ -6,13 +6,21 @@ import csv
 import io
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from media.identify import HEAD_BYTES, IMAGE_TYPES, sniff
 from media.kinds import KINDS, Kind, kind_of
-from media.labels import LabelError, Labels, classify, find_label_file, number_classes
+from media.labels import (
+    KIND_FOLDERS,
+    LabelError,
+    Labels,
+    class_names,
+    classify,
+    find_label_file,
+    number_classes,
+)
 from media.tar_index import COMPRESSED_TARS, Member, index_tar
 from media.walk import walk_files
 from service.bulk.errors import BulkError
@@ -86,7 +94,7 @@ def list_source(source: Path) -> Listing:
                 return _of_parquet(parquets, name)
             base = source.parent if source.is_file() else source
             members, damaged = _members(base, paths)
-            labels = classify(members, find_label_file(base))
+            labels = _labels(base, members)
     except LabelError as error:
         raise BulkError(f"{error}.") from error
     items: dict[Kind, list[Item]] = {kind: [] for kind in KINDS}
@@ -119,6 +127,10 @@ class _Found(NamedTuple):
     def label(self) -> str | None:
         return self.member.label
 
+    def below(self, folder: str) -> _Found:
+        """Return it with the name that it has in a folder; names inside tars have no folder."""
+        return self._replace(member=replace(self.member, name=self.name.removeprefix(f"{folder}/")))
+
 
 def _checked(
     items: dict[Kind, list[Item]],
@@ -127,11 +139,16 @@ def _checked(
     source: Path,
     damaged: tuple[tuple[str, str], ...] = (),
 ) -> Listing:
-    counts = [f"{len(found):,} {kind}" for kind, found in items.items() if found]
+    counts = [counted(len(found), kind) for kind, found in items.items() if found]
     if not counts:
         raise BulkError(f"{source} holds no pictures, videos, tar shards or Parquet files with bytes.")
     present = {kind: found for kind, found in items.items() if found}
     return Listing(present, classes, f"{' and '.join(counts)} of {name}", damaged)
+
+
+def counted(number: int, things: str) -> str:
+    """Return a number of things, whose name is a plural in s."""
+    return f"{number:,} {things.removesuffix('s') if number == 1 else things}"
 
 
 def _status(path: Path) -> os.stat_result | None:
@@ -158,6 +175,28 @@ def _members(base: Path, paths: Sequence[Path]) -> tuple[list[_Found], list[tupl
     known = [one for one in found if kind_of(one.name)]
     # A tar is read from its begin to its end, which disks and networks do best.
     return sorted(known, key=lambda one: (one.member.shard, one.member.offset, os.fsencode(one.name))), damaged
+
+
+def _labels(base: Path, members: Sequence[_Found]) -> Labels:
+    """Give every item its class, by tables inside `images`, `clips` and `videos` too, as training reads them."""
+    folders: dict[str, list[int]] = {}
+    for index, one in enumerate(members):
+        folders.setdefault(one.path.relative_to(base).parts[0], []).append(index)
+    tables = {name: find_label_file(base / name) for name in folders.keys() & KIND_FOLDERS}
+    whole, inner = find_label_file(base), next(filter(None, tables.values()), None)
+    if inner is None:
+        return classify(members, whole)
+    if whole is not None:
+        raise LabelError(f"{whole} and {inner} both have labels: keep one")
+    named = [""] * len(members)
+    for folder, indices in folders.items():
+        inside = [members[index].below(folder) for index in indices]
+        names = class_names(inside, tables.get(folder))
+        if not names:
+            raise LabelError(f"{inner} has labels, and {len(inside)} files of {base / folder} have none")
+        for index, name in zip(indices, names, strict=True):
+            named[index] = name
+    return number_classes(named)
 
 
 def _of_list(source: Path) -> tuple[Path, list[_Found], Labels]:

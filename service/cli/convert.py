@@ -12,10 +12,8 @@ from service.cli.errors import CommandError
 
 
 def convert(
-    source: Annotated[
-        Path, typer.Argument(metavar="SRC", help="A published checkpoint of a tokenizer or a generator.")
-    ],
-    destination: Annotated[Path, typer.Argument(metavar="DST", help="The bundle folder to write.")],
+    source: Annotated[Path, typer.Argument(help="A published checkpoint of a tokenizer or a generator.")],
+    dest: Annotated[Path, typer.Argument(help="The bundle folder to write.")],
     additive_bias: Annotated[
         bool | None,
         typer.Option(
@@ -37,7 +35,7 @@ def convert(
 ) -> None:
     """Turn a published checkpoint into a bundle, without running anything that the file holds.
 
-    A language model that carries its tokenizer also yields that one's bundle, as DST-tokenizer.
+    A language model that carries its tokenizer also yields that one's bundle, as DEST-tokenizer.
     """
     from rich.console import Console
 
@@ -57,9 +55,7 @@ def convert(
 
     try:
         names = None if classes is None else read_class_names(classes)
-        report: ConversionReport | None = convert_checkpoint(
-            source, destination, additive_bias, tokenizer, names, heads
-        )
+        report: ConversionReport | None = convert_checkpoint(source, dest, additive_bias, tokenizer, names, heads)
     except (BundleError, ConversionError) as error:
         raise CommandError(str(error)) from error
     console = Console(highlight=False, soft_wrap=True)

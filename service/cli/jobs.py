@@ -29,7 +29,7 @@ ANY = "*/*"  # the service's own choice: png, mp4, npz or zip
 app = typer.Typer(help="Submit, list, fetch and cancel jobs of a service.", no_args_is_help=True)
 Server = Annotated[str, typer.Option("--server", "--url", help="Address of the service.")]
 LOCAL = "http://127.0.0.1:8000"
-JobId = Annotated[str, typer.Argument(help="Id of the job.", metavar="ID")]
+JobId = Annotated[str, typer.Argument(help="Id of the job.", metavar="id")]
 
 
 @app.command()

@@ -20,7 +20,7 @@ from model.bundle_files import CONFIG_FILE
 from service.cli.errors import CommandError
 from service.errors import ProblemError
 from service.formats.media_types import MSGPACK, NPY, NPZ, SAFETENSORS
-from service.formats.validation import field_errors
+from service.formats.validation import field_errors, sentence
 
 if TYPE_CHECKING:
     from service.settings import Settings
@@ -146,8 +146,13 @@ def read_settings(**given: Any) -> Settings:
         raise CommandError(f"The settings are invalid: {error}. Its value is JSON; docs/settings.md has it.") from error
 
 
+def with_value(text: str, value: object) -> str:
+    """Return a sentence that says what an option must be, with the value that was given."""
+    return f"{text.removesuffix('.')}, not {value}." if text.startswith("It must be ") else text
+
+
 def _wrong(item: Any) -> str:
-    name, text = ".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ").rstrip(".")
+    name, text = ".".join(map(str, item["loc"])), sentence(item).rstrip(".")
     return f"{name}={item['input']!r}: {text}" if name else text
 
 
@@ -200,7 +205,8 @@ def _made(group: Any, values: dict[str, Any]) -> Any:
     except (MediaError, ProblemError) as error:
         fault = error.errors[0]
     name = fault["pointer"].strip("/").partition("/")[0]
-    raise typer.BadParameter(fault["detail"], param_hint=_flag(name) if name else None)
+    detail = with_value(fault["detail"], values.get(name))
+    raise typer.BadParameter(detail, param_hint=_flag(name) if name else None)
 
 
 def _flag(name: str) -> str:

@@ -11,10 +11,13 @@ from typing import Any
 
 import typer
 from packaging.requirements import Requirement
+from pydantic import ValidationError
 from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 
 from service.cli.errors import CommandError
+from service.cli.options import with_value
+from service.formats.validation import sentence
 
 GROUP = "omnitok.commands"
 
@@ -41,6 +44,15 @@ class PluginCommand(TyperCommand):
 class Commands(TyperGroup):
     """The service's own commands, followed by those of other packages."""
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; what its options must be is said as the service says it."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            if isinstance(error.__cause__, ValidationError):
+                error.message = _refusal(error.__cause__.errors()[0], error.param)
+            raise
+
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of the commands that can run here, in the order of the help text."""
         names = {entry.name for entry in entry_points(group=GROUP) if not _missing(entry)}
@@ -65,6 +77,13 @@ class Commands(TyperGroup):
         for entry in entry_points(group=GROUP, name=cmd_name):
             return PluginCommand(entry)
         return None
+
+
+def _refusal(item: Any, option: Any) -> str:
+    """Return what an option must be, with all of its range, and what was given."""
+    least, most = getattr(option, "min", None), getattr(option, "max", None)
+    within = item["type"] in ("greater_than_equal", "less_than_equal") and least is not None and most is not None
+    return with_value(f"It must be {least} to {most}." if within else sentence(item), item["input"])
 
 
 def _summary(entry: EntryPoint) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,7 +14,7 @@ from service.cli.options import BundleOption, Device, choose_bundle
 
 if TYPE_CHECKING:
     from service.bulk.executors import Executor, Report, Workplace
-    from service.bulk.job import Outcome
+    from service.bulk.job import Estimate, Outcome
 
 
 def tokenize(
@@ -99,16 +100,19 @@ def tokenize(
         if dry_run:
             place, tokenizers = _this_machine(device, dtype, cpus)
             found = job.estimate(place, tokenizers)
-            console.print(
-                f"{job.listing.sentence}: about {duration(found.seconds)} at {found.rate:,.0f} items/s here, "
-                f"{found.bytes / 2**20:,.0f} MiB of shards; {found.failed:.1%} of the sample cannot be read."
-            )
+            console.print(f"{job.listing.sentence}: {forecast(found)}")
             return
         _check_packages()
         from service.bulk.pipeline import ray_executor
 
-        with _Progress(console) as progress, ray_executor(address, cpus, device, dtype) as executor:
-            outcome = job.run(executor, progress.begin, progress.report)
+        outcome = job.finished(device, dtype)  # before Ray starts, which takes seconds
+        try:
+            if outcome is None:
+                with _Progress(console) as progress, ray_executor(address, cpus, device, dtype) as executor:
+                    outcome = job.run(executor, progress.begin, progress.report)
+        except KeyboardInterrupt:
+            console.print("Stopped. The same command goes on where it stopped.")
+            raise
     except (BulkError, BundleError, CodesError) as error:
         raise CommandError(str(error)) from error
     console.print(f"{dest}: {summary(outcome, time.perf_counter() - began)}")
@@ -118,12 +122,17 @@ def tokenize(
 
 def summary(outcome: Outcome, seconds: float) -> str:
     """Describe a run that took so many seconds, its start included."""
-    parts = [" and ".join(f"{count:,} rows of {name}" for name, count in (outcome.info.rows or {}).items())]
+    from service.bulk.sources import counted
+
+    rows = outcome.info.rows or {}
+    parts = [" and ".join(f"{counted(count, 'rows')} of {name}" for name, count in rows.items())]
     if fresh := outcome.items - outcome.kept:
         rate = rate_text(fresh / outcome.seconds)
-        parts.append(f"{fresh:,} items in {duration(outcome.seconds)} at {rate}, {duration(seconds)} with the start")
+        parts.append(
+            f"{counted(fresh, 'items')} in {duration(outcome.seconds)} at {rate}, {duration(seconds)} with the start"
+        )
     if outcome.kept:
-        parts.append(f"{outcome.kept:,} items were done before")
+        parts.append(f"{counted(outcome.kept, 'items')} {'was' if outcome.kept == 1 else 'were'} done before")
     return "; ".join(filter(None, parts))
 
 
@@ -191,8 +200,23 @@ def rate_text(rate: float) -> str:
     return f"{rate:,.{0 if rate >= 10 else 1}f} items/s"
 
 
+def forecast(found: Estimate) -> str:
+    """Describe the time and the space of a run."""
+    about = "" if found.seconds < 1 else "about "
+    return (
+        f"{about}{duration(found.seconds)} at {rate_text(found.rate)} here, {_bytes(found.bytes)} of shards; "
+        f"{found.failed:.1%} of the sample cannot be read."
+    )
+
+
+def _bytes(number: float) -> str:
+    return f"{number / 2**20:,.0f} MiB" if number >= 10 * 2**20 else f"{max(1, math.ceil(number / 2**10)):,} KiB"
+
+
 def duration(seconds: float) -> str:
     """Return a time for people."""
+    if seconds < 1:
+        return "less than 1 s"
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -147,6 +147,8 @@ def connection(
         url = httpx.URL(base_url)
     except httpx.InvalidURL as error:
         raise ServiceError(f"{base_url} is not the address of a service: {error}.") from error
+    if url.scheme not in ("http", "https"):
+        raise ServiceError(f"{base_url} is not the address of a service: it must begin with http:// or https://.")
     # A proxy, such as that of a company, would look for a service of this machine on its own.
     mounts = {str(url.copy_with(scheme="all", path="/")): None} if is_loopback(url.host) else None
     return RetryRule(retries), {"base_url": base_url, "headers": sent, "timeout": limits, "mounts": mounts}

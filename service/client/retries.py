@@ -137,8 +137,6 @@ def _jitter(attempt: int) -> float:
 
 def _failure(error: httpx.HTTPError, passing: bool) -> ServiceError:
     url = error.request.url
-    if isinstance(error, httpx.UnsupportedProtocol):
-        return ServiceError(f"{url} cannot be called: the address of a service begins with http:// or https://.")
     server = f"{url.scheme}://{url.netloc.decode()}"
     cause = re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
     if passing:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -30,6 +32,13 @@ def public_names(model: type[BaseModel]) -> list[str]:
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
+def sentence(item: Mapping[str, Any]) -> str:
+    """Return what one of pydantic's errors says, without the value."""
+    if item["type"] in SENTENCES:
+        return SENTENCES[item["type"]].format(**item.get("ctx", {}))
+    return f"{str(item['msg']).removeprefix('Value error, ').rstrip('.')}."
+
+
 def field_errors(error: ValidationError, model: type[BaseModel]) -> list[dict[str, str]]:
     """Return up to 20 problem-document entries that name fields and say what is wrong, and echo no value.
 
@@ -47,9 +56,7 @@ def field_errors(error: ValidationError, model: type[BaseModel]) -> list[dict[st
             detail = f"`{name}` is not known here." if plain else "There is a field that is not known here."
             if near := difflib.get_close_matches(name, public_names(model), 1):
                 detail += f" Is it `{near[0]}`?"
-        elif item["type"] in SENTENCES:
-            detail = SENTENCES[item["type"]].format(**item.get("ctx", {}))
         else:
-            detail = item["msg"].removeprefix("Value error, ").rstrip(".") + "."
+            detail = sentence(item)
         entries.append({"pointer": pointer[:128], "detail": detail[:256]})
     return entries

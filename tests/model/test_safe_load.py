@@ -195,6 +195,14 @@ def test_broken_files_get_one_sentence(tmp_path, kind):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("content", [b"", b"# notes\n", b"this is not one", b"\x89PNG\r\n\x1a\n"])
+def test_what_torch_cannot_have_written_is_no_checkpoint(tmp_path, content):
+    file = tmp_path / "notes.txt"
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"notes\.txt is not a checkpoint of PyTorch\.$"):
+        read_checkpoint(file)
+
+
 @pytest.mark.parametrize(
     ("content", "found"),
     [

@@ -11,9 +11,9 @@ from bulk_samples import EXECUTOR, SQUARES
 
 from service.bulk.errors import BulkError
 from service.bulk.executors import Report
-from service.bulk.job import Job, Outcome, Request
+from service.bulk.job import Estimate, Job, Outcome, Request
 from service.bulk.pipeline import EncoderActor, read_report
-from service.cli.tokenize import summary
+from service.cli.tokenize import forecast, summary
 
 
 def test_a_tokenizer_that_cannot_be_made_is_one_sentence(bundle: Path, source: Path, tmp_path: Path) -> None:
@@ -47,7 +47,18 @@ def test_a_summary_tells_the_time_of_encoding_from_that_of_all(bundle: Path, sou
     assert said == (
         "1,800 rows of images; 1,600 items in 20 s at 80 items/s, 35 s with the start; 400 items were done before"
     )
+    one = summary(Outcome(replace(info, rows={"clips": 1}), 2, 1, 0, 0.5), 9.0)
+    assert one == "1 row of clips; 1 item in less than 1 s at 2.0 items/s, 9 s with the start; 1 item was done before"
     assert summary(Outcome(info, 400, 400, 0, 0.0), 9.0) == "1,800 rows of images; 400 items were done before"
+
+
+def test_a_small_forecast_has_small_units() -> None:
+    assert forecast(Estimate(1, 20.0, 0.05, 700.0, 0.0)) == (
+        "less than 1 s at 20 items/s here, 1 KiB of shards; 0.0% of the sample cannot be read."
+    )
+    assert forecast(Estimate(90, 0.5, 180.0, 2**25, 0.1)) == (
+        "about 3 min at 0.5 items/s here, 32 MiB of shards; 10.0% of the sample cannot be read."
+    )
 
 
 def test_seconds_of_a_run_are_those_of_its_slowest_tokenizer(bundle: Path, source: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from service.bulk.errors import BulkError
 from service.bulk.reading import read_bytes
 from service.bulk.sources import Listing, list_source
+from training.data.files import find_sources
 
 
 def contents(listing: Listing) -> dict[str, list[tuple[str, bytes]]]:
@@ -73,6 +74,34 @@ def test_classes_are_below_the_folders_of_kinds(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "e.jpg").write_bytes(b"x")
     assert list_source(tmp_path).classes == ("clips", "images", "other"), "they do not hold all items"
+
+
+def test_tables_inside_the_folders_of_kinds_are_read_as_in_training(tmp_path: Path) -> None:
+    for name in ("images/a.jpg", "images/b.jpg", "clips/ant/c.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    with tarfile.open(tmp_path / "images" / "0.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo("d.jpg"))
+    (tmp_path / "images" / "labels.csv").write_text("path,label\na.jpg,bee\nb.jpg,ant\nd.jpg,cow\n")
+    listing = list_source(tmp_path)
+    assert listing.classes == ("ant", "bee", "cow")
+    assert {item.key: item.label for items in listing.items.values() for item in items} == {
+        "images/a.jpg": 1,
+        "images/b.jpg": 0,
+        "d.jpg": 2,
+        "clips/ant/c.mp4": 0,
+    }
+    assert listing.sentence.startswith("3 images and 1 clip of ")
+    images, clips = find_sources(tmp_path)
+    assert images is not None
+    assert clips is not None
+    assert [images.classes[label] for label in images.labels] == ["bee", "ant", "cow"]
+    (tmp_path / "clips" / "of none.mp4").write_bytes(b"x")
+    with pytest.raises(BulkError, match=r"images/labels.csv has labels, and 2 files of .*clips have none"):
+        list_source(tmp_path)
+    (tmp_path / "labels.csv").write_text("path,label\n")
+    with pytest.raises(BulkError, match="both have labels: keep one"):
+        list_source(tmp_path)
 
 
 def test_labels_that_are_hidden_are_none(tmp_path: Path) -> None:

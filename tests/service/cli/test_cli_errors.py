@@ -67,11 +67,12 @@ REFUSED = [
     ("encode {broken}/nothing -b {b}/debug -o x", "no file that is a picture or a clip"),
     ("models -b {m}", "is not a bundle"),
     ("models --server http://127.0.0.1:9", "127.0.0.1:9 cannot be reached: Connection refused. Check"),
-    ("models --server nowhere", "begins with http://"),
-    ("convert {broken}/text.ckpt x", "text.ckpt"),
+    ("models --server nowhere", "error: nowhere is not the address of a service: it must begin with http://"),
+    ("models --server 127.0.0.1:9", "error: 127.0.0.1:9 is not the address of a service: it must begin with http://"),
+    ("convert {broken}/text.ckpt x", "text.ckpt is not a checkpoint of PyTorch."),
     ("convert {broken}/other.ckpt x", "other.ckpt"),
     ("convert nowhere.ckpt x", "nowhere.ckpt"),
-    ("serve --port 99999", "port=99999"),
+    ("serve --port 99999", "port=99999: It must be at most 65535."),
 ]
 
 
@@ -103,7 +104,11 @@ USAGE = [
     ("encode {m}/picture.png -b {b}/debug -o x.npz --size 0", "--size"),
     ("encode {m}/picture.png -b {b}/debug -o x.npz --size 8x8x8", "--size"),
     ("encode {m}/picture.png -b {b}/debug -o x.npz --fit squeeze", "squeeze"),
-    ("encode {m}/clip.mp4 -b {b}/debug -o x.npz --frames 0", "--frames"),
+    ("encode {m}/clip.mp4 -b {b}/debug -o x.npz --frames 0", "'--frames': It must be 1 to 1048576, not 0."),
+    ("encode {m}/clip.mp4 -b {b}/debug -o x.npz --frames few", "'--frames': It must be a whole number, not few."),
+    ("tokenize {m} made --frames 0", "'--frames': It must be at least 1, not 0."),
+    ("jobs list --limit 101 --server http://127.0.0.1:9", "--limit': It must be 1 to 100, not 101."),
+    ("reconstruct {m}/clip.mp4 -b {b}/debug -o x.mp4 --fps 0", "--fps: It must be at least 0.1, not 0.0."),
     ("encode {m}/clip.mp4 -b {b}/debug -o x.npz --stride 2", "--stride"),
     ("encode {m}/clip.mp4 -b {b}/debug -o x.npz --start 2 --end 1", "--end-s"),
     ("encode {m}/clip.mp4 -b {b}/debug -o x.npz --end 0", "--end-s"),

@@ -88,7 +88,7 @@ def test_media_are_continued(omnitok: Omnitok, server: str, prefix: str) -> None
         ("--class 0 -o made.png --format gif", 2, "does not go with"),
         ("--class 0 -o made --format txt", 2, "is none of"),
         ("--class 0 --grid made.mp4", 2, "ends in none of"),
-        ("--class 0 --n 0 -o made", 2, "greater than or equal to 1"),
+        ("--class 0 --n 0 -o made", 2, "1 to 64, not 0"),
         ("--class 0 --temperature -1 -o made.png", 2, "at least 0"),
         ("--class 0 --temperature nan -o made.png", 2, "Invalid value for --temperature"),
         ("--class 0 --top-p 0 -o made.png", 2, "above 0"),
