@@ -14,7 +14,7 @@ class FinishedRequest(NamedTuple):
     Args:
         route: such as "/encode", or "other".
         method: such as "POST", or "other".
-        status: of the answer, or 499 when the client left first.
+        status: of the answer, or 499 when the client left first or its own, shorter deadline passed.
         seconds: from the first byte of the request to the last of the answer.
         bytes_in, bytes_out: bodies, bytes.
         problem: the code of its refusal, or None.

@@ -18,7 +18,7 @@ RATES = [
         "Requests by code",
         "reqps",
         rate("http_requests_total", "code", ROUTE) + " > 0",
-        "4xx: the caller's; 499: the caller went away; 503: refused or not ready; other 5xx: ours.",
+        "4xx: the caller's; 499: the caller gave up; 503: refused or not ready; other 5xx: ours.",
         stacked=True,
     ),
     series("In flight", "short", gauge("http_requests_in_flight", "route", ROUTE), "Begun and not yet answered."),

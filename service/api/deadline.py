@@ -36,6 +36,8 @@ class Deadline:
     def of(cls, request: Request, most: float) -> Deadline:
         """Return the deadline that a request's header asks for, at most the service's own.
 
+        The request's state notes as `own_deadline` that it is shorter than the service's.
+
         Args:
             request: the request.
             most: the service's own, seconds.
@@ -48,6 +50,7 @@ class Deadline:
             return cls(request.state.started, most)
         if len(given) > 1 or not SECONDS.fullmatch(given[0]) or not (asked := float(given[0])):
             raise ProblemError("bad-header", f"{HEADER} must be one positive number of seconds, such as 2.5.")
+        request.state.own_deadline = asked < most
         return cls(request.state.started, min(most, asked - min(MARGIN_SECONDS, MARGIN_SHARE * asked)))
 
     def left(self) -> float:

@@ -155,7 +155,10 @@ class _ObservedRequest:
         route, method = self._route, self._method if self._method in METHODS else "other"
         sizes, problem = (self._bytes_in, self._bytes_out), self._state.get("problem")
         if self._metrics is not None:
-            self._metrics.observe(FinishedRequest(route, method, status, seconds, *sizes, problem, self._notes))
+            # Or callers with tiny deadlines of their own would spend the error budget and page operators.
+            gave_up = problem == "deadline-exceeded" and status == 504 and self._state.get("own_deadline")
+            counted = CLIENT_CLOSED_STATUS if gave_up else status
+            self._metrics.observe(FinishedRequest(route, method, counted, seconds, *sizes, problem, self._notes))
             self._metrics.in_flight(route, -1)  # last: what is not in flight any more has been counted
         fields = {
             "request_id": self._id,

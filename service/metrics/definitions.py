@@ -105,7 +105,7 @@ METRICS: dict[str, Metric] = {
         Metric(
             "http_requests",
             "counter",
-            "Requests answered; 499 if the client left first",
+            "Requests answered; 499 if the client left first or its own deadline, shorter than the service's, passed",
             ("route", "method", "code"),
             (WORK_ROUTES, ("POST",), tuple(STATUSES)),
         ),

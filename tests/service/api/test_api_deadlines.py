@@ -54,6 +54,18 @@ def test_a_request_ends_when_its_caller_stops_waiting(small: Server, client: htt
     assert response.json()["limit"] < 0.4, "before a proxy cuts the connection"
 
 
+def test_only_the_service_s_own_deadline_is_its_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, str | None]] = []
+    with Server(Settings(limits=LIMITS, request_seconds=0.5)) as server, httpx.Client(base_url=server.url) as http:
+        monkeypatch.setattr(server.counts, "observe", lambda request: seen.append((request.status, request.problem)))
+        server.backend.stall = forever
+        for header in ({}, {TIMEOUT: "9"}, {TIMEOUT: "0.3"}):
+            assert http.post("/encode", content=picture(), headers=PNG | header).status_code == 504
+        eventually(lambda: len(seen) == 3)
+        server.backend.stall = None
+    assert seen == [(504, "deadline-exceeded"), (504, "deadline-exceeded"), (499, "deadline-exceeded")]
+
+
 def test_the_body_is_part_of_the_time(small: Server, client: httpx.Client) -> None:
     head = f"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 9\r\n{TIMEOUT}: 0.3\r\n\r\n"
     with socket.create_connection(("127.0.0.1", small.port)) as connection:
