@@ -99,13 +99,13 @@ def _read(table: Path, known: set[str]) -> dict[str, str]:
     """Read labels by path; what is wrong is named with its line."""
     labels: dict[str, str] = {}
     try:
-        text = table.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        lines = csv.reader(io.StringIO(table.read_text(encoding="utf-8-sig")), delimiter=LABEL_FILES[table.name])
+        rows = [(lines.line_num, row) for row in lines]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise LabelError(f"{table} cannot be read as text: {error}") from error
-    lines = csv.reader(io.StringIO(text), delimiter=LABEL_FILES[table.name])
-    for row in lines:
-        where = f"{table}, line {lines.line_num}"
-        if not row or (lines.line_num == 1 and [cell.strip().lower() for cell in row] == ["path", "label"]):
+    for line, row in rows:
+        where = f"{table}, line {line}"
+        if not row or (line == 1 and [cell.strip().lower() for cell in row] == ["path", "label"]):
             continue
         if len(row) != 2:
             raise LabelError(f"{where}: two columns are wanted, path and label, not {len(row)}: {row}")

@@ -96,7 +96,7 @@ def list_source(source: Path) -> Listing:
             members, damaged = _members(base, paths)
             labels = _labels(base, members)
     except LabelError as error:
-        raise BulkError(f"{error}.") from error
+        raise BulkError(str(error)) from error
     items: dict[Kind, list[Item]] = {kind: [] for kind in KINDS}
     stamps: dict[Path, os.stat_result | None] = {}
     for index, (path, member) in enumerate(members):
@@ -187,13 +187,13 @@ def _labels(base: Path, members: Sequence[_Found]) -> Labels:
     if inner is None:
         return classify(members, whole)
     if whole is not None:
-        raise LabelError(f"{whole} and {inner} both have labels: keep one")
+        raise LabelError(f"{whole} and {inner} both have labels: keep one.")
     named = [""] * len(members)
     for folder, indices in folders.items():
         inside = [members[index].below(folder) for index in indices]
         names = class_names(inside, tables.get(folder))
         if not names:
-            raise LabelError(f"{inner} has labels, and {len(inside)} files of {base / folder} have none")
+            raise LabelError(f"{inner} has labels, and {len(inside)} files of {base / folder} have none.")
         for index, name in zip(indices, names, strict=True):
             named[index] = name
     return number_classes(named)

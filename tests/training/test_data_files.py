@@ -183,6 +183,7 @@ def test_a_table_names_the_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ('1.jpg,"' + 40_000 * "2.jpg,b\n", r"labels\.csv cannot be read as text: field larger"),  # a quote too many
         ("1.jpg,a\n2.jpg,b\nghost.jpg,a\n", r"labels\.csv, line 3: there is no image or video 'ghost\.jpg'"),
         ("path,label\n1.jpg,a\n2.jpg\n", r"line 3: two columns are wanted, path and label, not 1: \['2\.jpg'\]"),
         ("1.jpg,a\n2.jpg,b,c\n", "line 2: two columns are wanted, path and label, not 3"),
