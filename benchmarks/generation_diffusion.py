@@ -1,17 +1,23 @@
-"""Table of diffusion on a GPU: seconds of a sampling run, share of its floor, torch.compile, a forecast of features."""
+"""Table of diffusion on a GPU: seconds of a sampling run, share of its floor, torch.compile, a forecast of features.
+
+`python -m benchmarks.generation_diffusion` prints in a minute what the choice of the library's algorithms gains.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.measure import Ceilings, Spread, time_call, time_on_device
+from benchmarks.measure import Ceilings, Spread, describe_machine, time_call, time_on_device
+from kernels.gelu_linear.library import use_torch_algorithm
 from model.generator.diffusion_config import DIFFUSION_CONFIGS, DiffusionConfig
 from model.generator.diffusion_sampling import (
     DiffusionItem,
@@ -32,6 +38,7 @@ WORK = (("dit-xl/2", 1), ("dit-xl/2", 8), ("latte-xl/2", 1))
 STEPS, GUIDANCE = 50, 4.0
 CACHE = FeatureCache(interval=3)
 COMPILED_STEPS = 5  # back to back in a run
+RUNS = 7
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,16 @@ def random_model(config: DiffusionConfig) -> DiT:
     return model.to(torch.bfloat16)
 
 
+def _models() -> Iterator[tuple[str, int, DiT]]:
+    """Yield name, items and network of all work."""
+    model = None
+    for name, items in WORK:
+        config = DIFFUSION_CONFIGS[name]
+        if model is None or model.config != config:
+            model = random_model(config)
+        yield f"{name}, B {items}", items, model
+
+
 def run(runs: int, ceilings: Ceilings) -> None:
     """Print the table.
 
@@ -90,12 +107,9 @@ def run(runs: int, ceilings: Ceilings) -> None:
         runs: timed runs of each cell.
         ceilings: of this GPU, for the floors.
     """
-    lines, model = [], None
-    for name, items in WORK:
-        config = DIFFUSION_CONFIGS[name]
-        if model is None or model.config != config:
-            model = random_model(config)
-        lines.append(_line(model, f"{name}, B {items}", items, runs, ceilings))
+    lines = []
+    for name, items, model in _models():
+        lines.append(_line(model, name, items, runs, ceilings))
         torch.cuda.empty_cache()
     table = Table(
         title=f"{STEPS} DDIM steps, guided, bfloat16: seconds, median (fastest-slowest), share of the floor; {ceilings}"
@@ -115,21 +129,69 @@ def _cell(spread: Spread, floor: float) -> str:
 
 
 def _line(model: DiT, name: str, items: int, runs: int, ceilings: Ceilings) -> Line:
-    config = model.config
-    batch = [DiffusionItem(index % config.classes, index, GUIDANCE) for index in range(items)]
+    config, batch = model.config, _batch(model, items)
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    sampler = DiffusionSampler(model, "cuda", torch.bfloat16)
+    sampler = _sampler(model, items)
     full, cached = DiffusionParams(steps=STEPS), DiffusionParams(steps=STEPS, cache=CACHE)
     whole, forecast = sampler.sample(batch, full), sampler.sample(batch, cached)
     memory = torch.cuda.max_memory_allocated() - before
+    calls = [partial(made.sample, batch, full) for made in (sampler, _torch_sampler(model, items))]
+    for call in calls:
+        call()
+    ours, plain = _by_turns(calls, runs)
     seconds: dict[str, Spread | None] = {
-        "ours": time_call(lambda: sampler.sample(batch, full), runs),
+        "ours": ours,
+        "ours, torch's algorithms": plain,
         f"forecast, interval {CACHE.interval}": time_call(lambda: sampler.sample(batch, cached), runs),
     }
     seconds |= _compiled(model, items, runs)
     deviation = _distance(forecast, whole)
     return Line(name, floor(config, 2 * items, ceilings), seconds, deviation, *_errors(model, sampler, items), memory)
+
+
+def _batch(model: DiT, items: int) -> list[DiffusionItem]:
+    return [DiffusionItem(index % model.config.classes, index, GUIDANCE) for index in range(items)]
+
+
+def _sampler(model: DiT, items: int) -> DiffusionSampler:
+    """Return a sampler whose step for so many guided items is captured."""
+    sampler = DiffusionSampler(model, "cuda", torch.bfloat16)
+    sampler.prepare({(model.config.grid[0], True): [items]})
+    return sampler
+
+
+def _torch_sampler(model: DiT, items: int) -> DiffusionSampler:
+    """Return a sampler whose products run by torch's choice of algorithms."""
+    with use_torch_algorithm():
+        return _sampler(model, items)
+
+
+def _by_turns(calls: Sequence[Callable[[], Tensor]], runs: int) -> list[Spread]:
+    """Time calls that have run before, by turns, so that a GPU that slows down slows all of them."""
+    times: list[list[float]] = [[] for _ in calls]
+    for _ in range(runs):
+        for call, spent in zip(calls, times, strict=True):
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            call()
+            torch.cuda.synchronize()
+            spent.append(1e3 * (time.perf_counter() - start))
+    return [Spread.of(spent) for spent in times]
+
+
+def main() -> None:
+    """Print seconds with and without the choice of algorithms, and whether both give the same bits."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("kernels.gelu_linear").setLevel(logging.INFO)  # what is chosen, or why nothing is
+    print(describe_machine())
+    params = DiffusionParams(steps=STEPS)
+    for name, items, model in _models():
+        samplers = _sampler(model, items), _torch_sampler(model, items)
+        calls = [partial(sampler.sample, _batch(model, items), params) for sampler in samplers]
+        bits = "the same bits" if torch.equal(*(call() for call in calls)) else "OTHER BITS"
+        ours, torchs = _by_turns(calls, RUNS)
+        print(f"{name}: {ours} ms, {torchs} with torch's algorithms, {ours.median / torchs.median:.3f}, {bits}")
 
 
 def _distance(found: Tensor, wanted: Tensor) -> float:
@@ -198,3 +260,7 @@ def _steps(step: Callable[[], object], runs: int) -> Spread:
     """Return the milliseconds of a whole run of steps."""
     spread = time_on_device(step, runs, COMPILED_STEPS)
     return Spread(*(STEPS * value for value in (spread.median, spread.low, spread.high)))
+
+
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,7 @@ from kernels.attention_fixed_max import EXPONENT_SCALE, attention_fixed_max
 from kernels.decode_attention import decode_attention
 from kernels.decode_rows import read_rows, write_rows
 from kernels.frame_attention import frame_attention
+from kernels.gelu_linear import gelu_linear
 from kernels.linear import Folded, attention_inputs, fold, gated_linear, interleave_gates, residual_linear
 from kernels.norm import inverse_deviation, layer_norm
 from kernels.patches import patchify, unpatchify
@@ -34,6 +35,7 @@ __all__ = [
     "frame_attention",
     "gated_adaptive_norm",
     "gated_linear",
+    "gelu_linear",
     "interleave_gates",
     "inverse_deviation",
     "layer_norm",

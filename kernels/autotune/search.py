@@ -82,9 +82,9 @@ class LaunchTuner:
         draws = [args, *(self.space.draw(size, dtype, device) for _ in range(sets - 1))]
         times = self._time(draws, tiles, default)
         best = min(times, key=lambda tile: times[tile])
-        if _is_faster(times[best], times[default]):  # a second round, since a GPU slows down as it heats
+        if is_faster(times[best], times[default]):  # a second round, since a GPU slows down as it heats
             times = self._time(draws, (default, best), default)
-        if not _is_faster(times.get(best, math.inf), times[default]):
+        if not is_faster(times.get(best, math.inf), times[default]):
             best = default
         return TuneResult(key.dtype, key.rows, best, times[default], times[best])
 
@@ -175,7 +175,7 @@ def graph_times(calls: Sequence[Callable[[], Any]]) -> list[float]:
     torch.cuda.current_stream().wait_stream(side)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may use the device
         outputs = [call() for call in calls]  # kept, so that each call writes its own memory
     times = event_times(graph.replay, len(calls))
     del outputs
@@ -198,7 +198,8 @@ def event_times(run: Callable[[], Any], count: int) -> list[float]:
     return sorted(times)
 
 
-def _is_faster(us: float, default_us: float) -> bool:
+def is_faster(us: float, default_us: float) -> bool:
+    """Return whether a time is shorter than the default's by more than noise."""
     return us * MIN_SPEEDUP <= default_us
 
 

@@ -315,6 +315,7 @@ class _Step:
             self._update(random)
 
     def _capture(self, pool: _POOL_HANDLE) -> None:
+        self._network.choose_algorithms(self._shape.rows, self._shape.frames)
         with on_stream(torch.cuda.Stream(self._network.device)):
             for _ in range(WARM_UPS):
                 self.rehearse()

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import kernels
+from kernels.gelu_linear.choice import choose_algorithm
+from kernels.gelu_linear.library import Shape
 from model.generator.dit import MODULATIONS, OUT_MODULATIONS, Block, DiT, assemble, patchify
 
 SHIFT, SCALE, GATE, MLP_SHIFT, MLP_SCALE, MLP_GATE = range(MODULATIONS)
@@ -90,6 +92,12 @@ class DenoisingNetwork:
         self._spatial, self._temporal = (x.to(device, torch.float32) for x in (model.spatial, model.temporal))
         self._condition = deepcopy(model.condition).to(device, torch.float32)  # small, and sensitive to rounding
 
+    def choose_algorithms(self, rows: int, frames: int) -> None:
+        """Choose the algorithm of the largest product for so many rows of frames, on a GPU; its bits stay."""
+        weight = self._blocks[0].expand.weight
+        positions = self.config.tokens[1] * self.config.tokens[2]
+        choose_algorithm(Shape(weight.device, self.dtype, rows * frames * positions, *weight.shape))
+
     def modulate(self, timesteps: Tensor, classes: Tensor) -> Tensor:
         """Return the shifts, scales and gates of all blocks (R, 6 layers + 2, D), as `DiT.modulate` does.
 
@@ -116,7 +124,7 @@ class DenoisingNetwork:
             normed = kernels.gated_adaptive_norm(
                 tokens, attended[None], None, own[:, GATE], own[:, MLP_SHIFT], own[:, MLP_SCALE]
             )
-            parts, bias = self._contract(block.contract, _gelu(block.expand, normed))
+            parts, bias = self._contract(block.contract, kernels.gelu_linear(normed, *block.expand))
             normed = kernels.gated_adaptive_norm(
                 tokens, parts, bias, own[:, MLP_GATE], after[:, SHIFT], after[:, SCALE]
             )
@@ -156,11 +164,3 @@ class DenoisingNetwork:
         else:
             attended = kernels.sequence_attention(qkv.view(rows * frames, length // frames, *qkv.shape[2:]))
         return block.proj(attended.reshape(normed.shape))
-
-
-def _gelu(layer: LinearWeights, x: Tensor) -> Tensor:
-    """Return gelu(x W^T + b), which the library computes where it writes the product on a GPU."""
-    if not x.is_cuda:
-        return F.gelu(layer(x), approximate="tanh")
-    out = torch._addmm_activation(layer.bias, x.flatten(0, -2), layer.weight.t(), use_gelu=True)
-    return out.view(*x.shape[:-1], -1)

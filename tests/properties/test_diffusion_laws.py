@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+import kernels
+from kernels.gelu_linear.library import Shape
 from model.config_checks import ConfigError
 from model.generator.diffusion_config import DIFFUSION_CONFIGS, DiffusionConfig, DiffusionDefaults
 from model.generator.diffusion_sampling import (
@@ -22,6 +24,7 @@ from model.generator.diffusion_sampling import (
 )
 from model.generator.dit import DiT, assemble, patchify
 from model.generator.noise_schedule import NoiseSchedule, ScheduleError
+from model.inference import diffusion_network
 from model.inference.diffusion import DiffusionError, DiffusionSampler
 from model.inference.diffusion_network import LinearWeights
 
@@ -53,6 +56,22 @@ def close(found: Tensor, wanted: Tensor) -> None:
 
 def noisy(config: DiffusionConfig, items: int) -> Tensor:
     return torch.randn(items, *config.grid, config.channels)
+
+
+@torch.inference_mode()
+def test_the_algorithm_is_chosen_for_the_products_of_a_step(model, sampler, monkeypatch):
+    chosen, ran, run = [], [], kernels.gelu_linear
+    monkeypatch.setattr(diffusion_network, "choose_algorithm", chosen.append)
+
+    def product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ran.append(Shape.of(x.flatten(0, -2), weight))
+        return run(x, weight, bias)
+
+    monkeypatch.setattr(kernels, "gelu_linear", product)
+    sampler.network.choose_algorithms(3, model.config.grid[0])
+    modulation = sampler.network.modulate(torch.tensor([0, 400, 999]), torch.tensor([0, 3, 4]))
+    sampler.network.features(noisy(model.config, 3), modulation)
+    assert chosen == [*set(ran)]
 
 
 @torch.inference_mode()
