@@ -58,7 +58,7 @@ def _handle(device: torch.device) -> c_void_p:
 
 def _check(status: int) -> None:
     if status:
-        raise CublasLtError(f"cuBLASLt returned status {status}.")
+        raise CublasLtError(f"The library cuBLASLt returned status {status}.")
 
 
 class GeluProduct:
