@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 CHUNK_ROWS = 16_384  # 512 MiB of distances for 8,192 codes in float32
+CPU_CHUNK_ROWS = 256  # 8 MiB likewise: more leave the caches, and the allocator returns their pages after each call
 
 
 class CodeTable(NamedTuple):
@@ -47,7 +48,7 @@ def vq_assign(args: AssignArgs) -> Tensor:
     codes = codebook.to(dtype)
     half_squares = 0.5 * codes.square().sum(-1)
     # argmin |z - e|^2 = argmin |e|^2 / 2 - z.e ; argmin takes the first of equal values
-    rows = z.to(dtype).reshape(-1, z.shape[-1]).split(CHUNK_ROWS)
+    rows = z.to(dtype).reshape(-1, z.shape[-1]).split(CPU_CHUNK_ROWS if z.device.type == "cpu" else CHUNK_ROWS)
     with torch.autocast(z.device.type, enabled=False):  # autocast would compare in half precision
         nearest = [torch.addmm(half_squares, part, codes.T, alpha=-1).argmin(-1) for part in rows]
     return torch.cat(nearest).view(z.shape[:-1])

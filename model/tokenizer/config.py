@@ -152,6 +152,7 @@ class TokenizerConfig:
 
 
 _published = TokenizerConfig(temporal_order="published")
+_demo = replace(_published, width=256, heads=4, patch_norm=False, temporal_order="causal", temporal_window=5)
 _debug = TokenizerConfig(
     width=32,
     heads=2,
@@ -171,7 +172,12 @@ CONFIGS: dict[str, TokenizerConfig] = {
     # as the paper's text says (section 4): window attention in every spatial layer, causal in time
     "paper": TokenizerConfig(encoder_blocks="wwww", decoder_blocks="wwww"),
     # half the width, patches embedded as they are, truly causal; a window in time lets any clip stream
-    "demo": replace(_published, width=256, heads=4, patch_norm=False, temporal_order="causal", temporal_window=5),
+    "demo": _demo,
+    # four times as many codes for a picture: narrow and mostly windows, to stay quick on two cores, with one full layer
+    # that joins the windows before the last one draws
+    "demo-fine": replace(
+        _demo, width=192, heads=3, patch=4, encoder_blocks="www", decoder_blocks="wwtw", temporal_layers=2
+    ),
     # milliseconds on a CPU; for tests
     "debug": _debug,
 }

@@ -16,6 +16,7 @@ from kernels import BackendUnavailableError, rope_table, use_backend
 from kernels.runtime.constant import constant_in_graphs
 from kernels.runtime.dispatch import Implementation, Operator
 from kernels.spatial_attention.rope import rotate
+from kernels.vq.reference import CPU_CHUNK_ROWS
 from model.tokenizer.config import CONFIGS
 from model.tokenizer.tokenizer import OmniTokenizer
 
@@ -84,6 +85,13 @@ def test_vq_assignment_is_the_nearest_code(seed, rows, codes, dim):
     distances = torch.cdist(z.double(), codebook.double())
     chosen = distances.gather(1, kernels.vq_assign(z, codebook)[:, None])[:, 0]
     assert (chosen - distances.min(1).values).max() < 1e-5
+
+
+def test_vq_assignment_in_chunks_equals_that_row_by_row():
+    random = torch.Generator().manual_seed(0)
+    z, codebook = torch.randn(2 * CPU_CHUNK_ROWS + 3, 8, generator=random), torch.randn(64, 8, generator=random)
+    alone = torch.cat([kernels.vq_assign(row[None], codebook) for row in z])
+    assert torch.equal(kernels.vq_assign(z, codebook), alone)
 
 
 def test_vq_assignment_takes_the_lowest_index_among_equals():

@@ -43,7 +43,7 @@ def test_the_paper_is_as_in_section_4() -> None:
     assert (PAPER.tokenizer.width, PAPER.tokenizer.head.dim, PAPER.tokenizer.streams) == (512, 8, True)
 
 
-@pytest.mark.parametrize("name", ["demo", "debug"])
+@pytest.mark.parametrize("name", ["demo", "demo-fine", "debug"])
 def test_what_is_trained_can_see_how_bright_a_patch_is(name: str) -> None:
     """A norm over each patch would hide its mean, and with it most of what a reconstruction has to get right."""
     torch.manual_seed(0)
@@ -52,6 +52,14 @@ def test_what_is_trained_can_see_how_bright_a_patch_is(name: str) -> None:
     with torch.inference_mode():
         change = tokenizer.encode_latents(dark + 150) - tokenizer.encode_latents(dark)
     assert change.abs().max() > 0.01
+
+
+def test_batches_of_demo_fine_hold_about_as_many_tokens_whatever_they_show() -> None:
+    recipe = RECIPES["demo-fine"]
+    geometry = recipe.tokenizer.geometry
+    for stage in recipe.stages:
+        for batch in batch_shapes(stage):
+            assert 60_000 < batch.count * math.prod(geometry.grid((batch.frames, batch.side, batch.side))) < 80_000
 
 
 @given(first=st.integers(0, 200), count=st.integers(1, 50))

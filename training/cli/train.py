@@ -32,8 +32,8 @@ def train(
     recipe: Annotated[
         str,
         typer.Argument(
-            help="Recipe: debug, demo or paper-imagenet-ucf of a tokenizer; lm-debug, dit-debug and others of a "
-            "generator. Any other name lists them all."
+            help="Recipe: debug, demo, demo-fine or paper-imagenet-ucf of a tokenizer; lm-debug, dit-debug and others "
+            "of a generator. Any other name lists them all."
         ),
     ],
     data: Annotated[
