@@ -32,6 +32,7 @@ class Tile:
         repeats: positions that a thread loads at once.
         stages: of a pipeline of loads through shared memory, 1 for loads into registers.
         fetched: fetch the first positions while the kernel before still runs; else keep others' data in the L2 cache.
+        early: load a program's first positions while the kernel before still runs, and fetch those after them.
     """
 
     splits: int
@@ -39,12 +40,13 @@ class Tile:
     repeats: int
     stages: int = 1
     fetched: bool = True
+    early: bool = False
 
 
 def choose(rows: int, float8: bool) -> Tile:
     """Return the default tile, the fastest of those tried on an H200 for heads of 96 channels."""
     if rows <= 16:
-        return Tile(16 if rows <= 2 else 8, 1, 2 if float8 else 4)
+        return Tile(16 if rows <= 2 else 8, 1, 2 if float8 else 4, early=rows <= 2 and not float8)
     if not float8:
         return Tile(1, 4, 2, stages=3)
     if rows <= 64:
@@ -93,6 +95,7 @@ def decode_attention(args: DecodeArgs, tile: Tile | None = None) -> Tensor:
             STREAMS=streams,
             SPLITS=tile.splits,
             FETCHED=tile.fetched,
+            EARLY=tile.early,
             STAGES=stages,
             num_warps=tile.warps,
             **pdl_options(qkv),

@@ -21,8 +21,8 @@ class DecodeArgs(NamedTuple):
             value are written at position length - 1, rounded to its dtype, and clamped to +-448 for float8.
         slots (Tensor): shape (R,), int32, each row's slot; rows of positive length have different slots.
         lengths (Tensor): shape (R,), int32, at most S; positions of a row with the new one. A row of length 0 writes
-            nothing and returns zeros. On a GPU the kernel just before may not write `slots` or `lengths`: they are read
-            while it runs.
+            nothing and returns zeros. On a GPU the kernel just before may not write `slots`, `lengths` or earlier
+            positions of these rows: they are read while it runs. What writes them is complete before that one starts.
         counters (Tensor): int32 zeros, MIN_COUNTERS of them, left zero; saves their allocation in calls that need no
             more. Calls that may run at the same time need counters of their own.
     """

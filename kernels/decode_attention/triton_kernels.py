@@ -37,20 +37,45 @@ def _floats(b_x):
 
 
 @triton.jit
-def _load(p_x, o_s, cached, D: tl.constexpr, WIDTH: tl.constexpr, POLICY: tl.constexpr):
+def _load(p_x, o_s, cached, D: tl.constexpr, WIDTH: tl.constexpr, POLICY: tl.constexpr, CACHED_IN: tl.constexpr = ""):
     """Load positions o_s as D / WIDTH tiles (ROWS, WIDTH), zeros after the cached ones."""
     p_x = p_x + o_s[:, None] * D + tl.arange(0, WIDTH)[None, :]
+    m_s = (o_s < cached)[:, None]
     b_xs = ()
     for i in tl.static_range(D // WIDTH):
-        b_xs += (tl.load(p_x + i * WIDTH, mask=(o_s < cached)[:, None], other=0.0, eviction_policy=POLICY),)
+        b_xs += (tl.load(p_x + i * WIDTH, m_s, other=0.0, cache_modifier=CACHED_IN, eviction_policy=POLICY),)
     return b_xs
+
+
+@triton.jit
+def _attend(
+    b_max, b_total, b_outs, b_qs, b_ks, b_vs, o_s, cached,
+    WIDTH: tl.constexpr, ROWS: tl.constexpr, STREAMS: tl.constexpr,
+):  # fmt: skip
+    """Return the maximum, sum of weights and weighted values of each stream with a chunk o_s (ROWS,) added."""
+    TILES: tl.constexpr = len(b_qs)
+    # (ROWS, WIDTH)
+    b_product = _floats(b_ks[0]) * b_qs[0][None, :]
+    for i in tl.static_range(1, TILES):
+        b_product += _floats(b_ks[i]) * b_qs[i][None, :]
+    # (repeats, STREAMS)
+    b_logit = tl.where(o_s < cached, tl.sum(b_product, 1), float("-inf"))
+    b_logit = tl.reshape(b_logit, (ROWS // STREAMS, STREAMS))
+    b_largest = tl.maximum(b_max, tl.max(b_logit, 0))
+    b_fade, b_p = tl.exp2(b_max - b_largest), tl.exp2(b_logit - b_largest[None, :])
+    b_total = b_total * b_fade + tl.sum(b_p, 0)
+    b_sums = ()
+    for i in tl.static_range(TILES):
+        b_v = tl.reshape(_floats(b_vs[i]), (ROWS // STREAMS, STREAMS, WIDTH))
+        b_sums += (b_outs[i] * b_fade[:, None] + tl.sum(b_v * b_p[:, :, None], 0),)
+    return b_largest, b_total, b_sums
 
 
 @triton.jit(do_not_specialize=["SLOTS", "S"])
 def decode_attention_kernel(
     qkv, cache, slots, lengths, out, partials, counters, SLOTS, S, scale,
     H: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, STREAMS: tl.constexpr,
-    SPLITS: tl.constexpr, FETCHED: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
+    SPLITS: tl.constexpr, FETCHED: tl.constexpr, EARLY: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Compute out (R, H, D) = softmax(scale q K^T) V over each row's positions, and append its key and value.
 
@@ -59,11 +84,14 @@ def decode_attention_kernel(
     Args:
         qkv: (R, 3, H, D).
         cache: (2, SLOTS, H, S, D).
-        slots, lengths: (R,), complete before the kernel that precedes this one starts.
+        slots, lengths: (R,), complete before the kernel that precedes this one starts; so are the cached positions if
+            EARLY.
         partials: (R, H, SPLITS, 2 + D) float32: maximum, sum of weights and weighted values.
         counters: (R, H), zero before and after.
         scale: D^-1/2 / log 2, since the kernel computes powers of two.
         STREAMS: threads that have positions of their own; position i of a chunk belongs to stream i % STREAMS.
+        FETCHED: fetch the first chunk that is not loaded while the kernel before still runs.
+        EARLY: load the first chunk while the kernel before still runs.
     """
     TILES: tl.constexpr = D // WIDTH
     POLICY: tl.constexpr = "" if FETCHED else "evict_first"
@@ -76,10 +104,17 @@ def decode_attention_kernel(
     cached = tl.maximum(length - 1, 0)
     p_k = cache + (slot.to(tl.int64) * H + i_head) * S * D
     p_v = p_k + SLOTS.to(tl.int64) * H * S * D
+    i_later = i_split
+    if EARLY:
+        o_first = i_split * ROWS + o_row
+        # from the L2 cache: the L1 cache may be older than a write of an earlier kernel
+        b_first_ks = _load(p_k, o_first, cached, D, WIDTH, POLICY, ".cg")
+        b_first_vs = _load(p_v, o_first, cached, D, WIDTH, POLICY, ".cg")
+        i_later += SPLITS
     if FETCHED:
-        size = tl.minimum(ROWS, cached - i_split * ROWS) * (D * (cache.dtype.element_ty.primitive_bitwidth // 8))
-        fetch_block(p_k + i_split * ROWS * D, size, PDL)
-        fetch_block(p_v + i_split * ROWS * D, size, PDL)
+        size = tl.minimum(ROWS, cached - i_later * ROWS) * (D * (cache.dtype.element_ty.primitive_bitwidth // 8))
+        fetch_block(p_k + i_later * ROWS * D, size, PDL)
+        fetch_block(p_v + i_later * ROWS * D, size, PDL)
     wait_for_inputs(PDL)
     chunks = tl.cdiv(cached, ROWS)
     p_new = qkv + (i_row * 3 * H + i_head) * D + o_d
@@ -90,24 +125,14 @@ def decode_attention_kernel(
         b_new_vs += (_stored(tl.load(p_new + 2 * H * D + i * WIDTH), cache.dtype.element_ty),)
         b_outs += (tl.zeros((STREAMS, WIDTH), tl.float32),)
     b_max, b_total = tl.full((STREAMS,), LOWEST, tl.float32), tl.zeros((STREAMS,), tl.float32)
-    for i_chunk in tl.range(i_split, chunks, SPLITS, num_stages=STAGES):
+    if EARLY:
+        b_max, b_total, b_outs = _attend(
+            b_max, b_total, b_outs, b_qs, b_first_ks, b_first_vs, o_first, cached, WIDTH, ROWS, STREAMS
+        )
+    for i_chunk in tl.range(i_later, chunks, SPLITS, num_stages=STAGES):
         o_s = i_chunk * ROWS + o_row
         b_ks, b_vs = _load(p_k, o_s, cached, D, WIDTH, POLICY), _load(p_v, o_s, cached, D, WIDTH, POLICY)
-        # (ROWS, WIDTH)
-        b_product = _floats(b_ks[0]) * b_qs[0][None, :]
-        for i in tl.static_range(1, TILES):
-            b_product += _floats(b_ks[i]) * b_qs[i][None, :]
-        # (repeats, STREAMS)
-        b_logit = tl.where(o_s < cached, tl.sum(b_product, 1), float("-inf"))
-        b_logit = tl.reshape(b_logit, (ROWS // STREAMS, STREAMS))
-        b_largest = tl.maximum(b_max, tl.max(b_logit, 0))
-        b_fade, b_p = tl.exp2(b_max - b_largest), tl.exp2(b_logit - b_largest[None, :])
-        b_max, b_total = b_largest, b_total * b_fade + tl.sum(b_p, 0)
-        b_sums = ()
-        for i in tl.static_range(TILES):
-            b_v = tl.reshape(_floats(b_vs[i]), (ROWS // STREAMS, STREAMS, WIDTH))
-            b_sums += (b_outs[i] * b_fade[:, None] + tl.sum(b_v * b_p[:, :, None], 0),)
-        b_outs = b_sums
+        b_max, b_total, b_outs = _attend(b_max, b_total, b_outs, b_qs, b_ks, b_vs, o_s, cached, WIDTH, ROWS, STREAMS)
     if i_split == 0:
         for i in tl.static_range(TILES):
             m_write = (length > 0) & (o_d < WIDTH)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 import torch
 from absent_gpu import capability, on_gpu, refusal
@@ -41,6 +43,17 @@ def test_kernel_compiles_ahead(target, dim, dtype):
     assert all(kernel.metadata.shared <= MAX_SHARED_BYTES[target] for kernel in compiled)
     assert {spill_bytes(kernel) for kernel in compiled} == {0}
     assert any(kernel.metadata.shared > 1024 for kernel in compiled)  # pipelines
+
+
+@needs_compiler
+@pytest.mark.parametrize(("rows", "early"), [(2, True), (16, False)])
+def test_two_rows_load_positions_before_the_inputs_are_complete(rows, early):
+    options = mock.patch.object(launch, "pdl_options", return_value={"PDL": True, "launch_pdl": True})
+    with compiled_for(90) as compiled, options:
+        launch_one(rows, 16, 96, torch.bfloat16)
+    before, _ = compiled[0].asm["ptx"].split("griddepcontrol.wait")
+    assert ("ld.global.cg.v4" in before) == early
+    assert not spill_bytes(compiled[0])
 
 
 @needs_compiler

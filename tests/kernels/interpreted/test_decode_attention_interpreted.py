@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -37,6 +39,9 @@ def check(args, tile):
         Tile(2, 1, 1, stages=2),
         Tile(8, 1, 1),
         Tile(1, 4, 2),
+        Tile(1, 1, 2, early=True),
+        Tile(2, 1, 2, stages=2, early=True),
+        Tile(8, 1, 1, fetched=False, early=True),
     ],
 )
 def test_equals_float64(tile):
@@ -76,12 +81,20 @@ def test_a_row_depends_on_itself_alone():
     assert torch.equal(check(args, Tile(2, 1, 1, stages=3)), crowd)
 
 
-def test_unwritten_memory_is_not_used():
-    args = draw()
-    wanted = check(args, Tile(2, 1, 2))
+@pytest.mark.parametrize("lengths", [LENGTHS, [150, 129, 1]], ids=str)
+def test_early_loads_change_no_bit(lengths):
+    args = draw(lengths=lengths, positions=160)
+    for tile in (Tile(1, 1, 2), Tile(2, 1, 2), Tile(8, 1, 1)):
+        assert torch.equal(check(args, replace(tile, early=True)), check(args, tile))
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_unwritten_memory_is_not_used(early):
+    args, tile = draw(), Tile(2, 1, 2, early=early)
+    wanted = check(args, tile)
     for slot, length in zip(args.slots.tolist(), args.lengths.tolist(), strict=True):
         args.cache[:, slot, :, max(length - 1, 0) :] = torch.nan
-    assert torch.equal(launch.decode_attention(args, Tile(2, 1, 2)), wanted)
+    assert torch.equal(launch.decode_attention(args, tile), wanted)
 
 
 def test_counters_are_left_zero():
