@@ -30,7 +30,7 @@ from model.tokenizer.tokenizer import OmniTokenizer
 from service.bulk.batches import Pixels, pixels_of
 from service.bulk.decoder import Read
 from service.bulk.encoder import ShardEncoder
-from service.bulk.executors import SHARDS_AT_ONCE, Report, Workplace, workplace_of
+from service.bulk.executors import Report, Workplace, workplace_of
 from service.bulk.job import Job, Request
 from service.bulk.plan import Shard
 from service.engine.step_clock import DEVICE_STEPS, HOST_STEPS, Step, Total, busy_seconds
@@ -77,6 +77,7 @@ def main(
     seconds: Annotated[float, typer.Option(help="Of each part.")] = 5.0,
     readers: Annotated[int | None, typer.Option(help="Processes; as the command chooses by default.")] = None,
     resize: Annotated[Literal["device", "readers"], typer.Option(help="Where pictures are resized.")] = "device",
+    jpeg: Annotated[Literal["cpu", "gpu"], typer.Option(help="What decodes JPEGs.")] = "cpu",
     gpus: Annotated[list[int] | None, typer.Option(help="By Ray Data on so many GPUs instead; repeatable.")] = None,
     raylets: Annotated[list[int] | None, typer.Option(help="By so many nodes of one CPU each; repeatable.")] = None,
     work: Annotated[Path | None, typer.Option(help="Folder of the data, kept for the next run.")] = None,
@@ -97,7 +98,7 @@ def main(
                 write_source(root / "source", kind, counts[kind])
             torch.manual_seed(0)
             save_bundle(Path(temporary) / "random", OmniTokenizer(CONFIGS[config]).eval(), "Random weights.")
-            options = EncodingOptions(side, side, frames=CLIP_FRAMES)
+            options = EncodingOptions(side, side, frames=CLIP_FRAMES, jpeg=jpeg)
             request = Request(root / "source", dest, Path(temporary) / "random", options, kinds=tuple(chosen))
         dest.mkdir()
         present = torch.cuda.device_count()
@@ -176,19 +177,20 @@ def _numbered(shards: list[Shard], number: int) -> Shard:
 
 def reading_rate(encoder: ShardEncoder, shards: Iterator[Shard], seconds: float) -> float:
     """Return items read a second, whose pixels are thrown away."""
-    started, counted, last = time.perf_counter(), [0] * SHARDS_AT_ONCE, [0.0] * SHARDS_AT_ONCE
+    threads = encoder.shards_at_once
+    started, counted, last = time.perf_counter(), [0] * threads, [0.0] * threads
 
     def read(thread: int) -> None:
         while time.perf_counter() - started < seconds:
-            for _, chunk in encoder.read(next(shards)):
+            for _, chunk in encoder.read(next(shards), encoder.leave_jpegs):
                 passed = time.perf_counter() - started
                 if passed < seconds or not counted[thread]:
                     counted[thread] += len(chunk.items)
                     last[thread] = passed
                 chunk.release()
 
-    with ThreadPoolExecutor(SHARDS_AT_ONCE) as threads:
-        list(threads.map(read, range(SHARDS_AT_ONCE)))
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(read, range(threads)))
     return sum(counted) / max(seconds, *last)
 
 
@@ -196,20 +198,21 @@ def encode_for(encoder: ShardEncoder, shards: Iterator[Shard], seconds: float) -
     """Encode and write shards for so long; return the counters when the first and the last one were done."""
     started = time.perf_counter()
     moments: list[Moment] = []
+    threads = encoder.shards_at_once
     lock = Lock()
 
     def encode() -> None:
-        while time.perf_counter() - started < seconds or len(moments) <= SHARDS_AT_ONCE:
+        while time.perf_counter() - started < seconds or len(moments) <= threads:
             report = encoder.encode(next(shards))
             with lock:
                 items = report.items + (moments[-1].items if moments else 0)
                 cpu = encoder.reader_seconds(), time.process_time()
                 moments.append(Moment(time.perf_counter(), items, encoder.engine.engine.clock.totals(), *cpu))
 
-    with ThreadPoolExecutor(SHARDS_AT_ONCE) as threads:
-        for done in [threads.submit(encode) for _ in range(SHARDS_AT_ONCE)]:
+    with ThreadPoolExecutor(threads) as pool:
+        for done in [pool.submit(encode) for _ in range(threads)]:
             done.result()
-    return moments[0], moments[-SHARDS_AT_ONCE]  # the last ones had the device for themselves
+    return moments[0], moments[-threads]  # the last ones had the device for themselves
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 
 from media import details
 from media.colour import Colours, on_white
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from media.limits import MediaLimits
 
 _HEAD_BYTES = 1 << 16  # of a JPEG, before its pixels
+_JPEG_END = b"\xff\xd9"
+_YCBCR = 1  # transform that Adobe's segment may state
 # Of a JPEG whose header is read here.
 _SMALL_PIXELS = 1 << 20
 # A JPEG is decoded at a fraction of its size only while it stays this much larger than what is asked for.
@@ -99,6 +102,26 @@ class StillReader(FrameReader):
             if resampling is None or not self._opened.is_plain:
                 return self._converted(image), None
             return np.asarray(image.convert("RGB") if image.mode != "RGB" else image), resampling
+
+    def undecoded(self) -> tuple[tuple[int, int], Resampling] | None:
+        """Leave a JPEG that any decoder reads to the caller, whole; instead of iterating.
+
+        Returns:
+            The (height, width) of its pixels, and their resampling; None for other files.
+        """
+        if self._jpeg_size is None or self._is_reduced(*self._jpeg_size):
+            return None
+        image = self._opened.image
+        self._file.seek(-len(_JPEG_END), os.SEEK_END)
+        is_usual = self._file.read() == _JPEG_END and not image.info.get("progressive")
+        if not is_usual or image.info.get("adobe_transform", _YCBCR) != _YCBCR:
+            return None
+        layers = getattr(image, "layer", ())  # number of each component, its sampling factors and its table
+        is_grey = image.mode == "L" and [layer[:3] for layer in layers] == [(1, 1, 1)]
+        if not is_grey and ([layer[0] for layer in layers] != [1, 2, 3] or JpegImagePlugin.get_sampling(image) < 0):
+            return None
+        resampling = self._plan.resampling(image)
+        return None if resampling is None else (self._jpeg_size, resampling)
 
     @cached_property
     def _opened(self) -> _Opened:

@@ -36,7 +36,7 @@ SERVICE = {
     "link": {"errors", "failures", "flow", "trace", "types"},
     "operations": {"chunks", "errors", "formats", "sandbox", "settings", "types"},
     "jobs": {"errors", "flow", "formats", "operations", "settings", "types"},
-    "engine": {"chunks", "scheduling", "types"},
+    "engine": {"chunks", "sandbox", "scheduling", "types"},
     "metrics": {"errors", "failures", "finished_request", "jobs", "scheduling", "types"},
     "tracing": {"trace"},
     "in_process": {"chunks", "errors", "flow", "jobs", "operations", "scheduling", "settings", "types"},

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.bulk.reading import View
+from service.engine.jpegs import JpegDecoder, SourceJpeg
 from service.engine.pictures import SourcePicture
 from service.engine.tokenizer import Engine
 from service.scheduling.executor import Fetch, OutOfMemory
@@ -19,7 +20,9 @@ from service.types import Size, TokenizerKey, Want
 IN_FLIGHT = 2
 WAITING_BYTES = 2**30  # pixels of sizes that hardly another has would else pile up for a whole shard
 
-Pixels = NDArray[np.uint8] | SourcePicture
+UNDECODED = object()  # in the place of the codes of JPEGs that the device does not decode
+
+Pixels = NDArray[np.uint8] | SourcePicture | SourceJpeg
 
 
 class SharedEngine:
@@ -28,10 +31,14 @@ class SharedEngine:
     Args:
         engine: of one bundle.
         want: tokens or latents.
+
+    Attributes:
+        jpegs: decodes on the engine's device; None until it is set.
     """
 
     def __init__(self, engine: Engine, want: Want) -> None:
         self.engine, self.card, self._want = engine, engine.cards[0], want
+        self.jpegs: JpegDecoder | None = None
         self._on_gpu = self.card.device.startswith("cuda")
         self._launching = threading.Lock()
 
@@ -39,8 +46,14 @@ class SharedEngine:
         """Start a batch of pixels (T, H, W, 3) of one shape.
 
         Returns:
-            A call that returns the codes of each item, (t, h, w) or (t, h, w, c), or None if it does not fit alone.
+            A call that returns the codes of each item, (t, h, w) or (t, h, w, c), None if it does not fit alone, or
+            `UNDECODED`.
         """
+        if isinstance(pixels[0], SourceJpeg):
+            assert self.jpegs is not None
+            with self.engine.clock.on_host("decode"):
+                decoded = self.jpegs.decode(cast("Sequence[SourceJpeg]", pixels))
+            return self.launch(decoded) if decoded else lambda: [UNDECODED] * len(pixels)
         key = TokenizerKey(self.card.id, "encode", "pixels", frames_of(pixels[0]), self._want)
         try:
             # A copy takes longer than a launch: that of one shard goes on while another shard launches.
@@ -81,7 +94,7 @@ class Row(NamedTuple):
 
     Args:
         place: of the row in its shard.
-        pixels: uint8 RGB (T, H, W, 3), or a picture that becomes such.
+        pixels: uint8 RGB (T, H, W, 3), or what becomes such on the device.
         chunk: number of the chunk whose memory they are in; None if they have their own.
         done: called when nobody reads the pixels any more.
     """
@@ -100,7 +113,7 @@ class Batches:
         batch_of: most items of a batch, by their size.
         max_chunks: rows wait for at most as many chunks to come, then their batch is launched as it is. Rows of
             `chunks_held(max_chunks)` chunks at most are not done while the next chunk is awaited.
-        take: called with the place and the codes of each row, or None for one that is too large.
+        take: called with the place of each row and what `SharedEngine.launch` gives for it.
     """
 
     def __init__(
@@ -164,6 +177,8 @@ def _copied(row: Row) -> int:
 def pixels_of(view: View, flip: bool) -> Pixels:
     """Return the pixels of a view or of its mirror image."""
     if view.resampling is not None:
+        if view.jpeg is not None:
+            return SourceJpeg(view.pixels, view.jpeg, view.resampling, flip)
         return SourcePicture(view.pixels[0], view.resampling, flip)
     return view.pixels[:, :, ::-1] if flip else view.pixels
 

@@ -51,11 +51,13 @@ class Job(NamedTuple):
         items: of one kind.
         kind: of the items.
         slot: where pixels go until it is full; the others come in the answer.
+        leave_jpegs: as of `read_views`.
     """
 
     items: Sequence[Item]
     kind: Kind
     slot: Slot
+    leave_jpegs: bool = False
 
 
 class VideoJob(NamedTuple):
@@ -185,12 +187,12 @@ class Decoder:
         current, writer, answers = progress(self._memory, job.slot), SlotWriter(self._memory, job.slot), []
         for number, item in enumerate(job.items):
             current[0] = number
-            answers.append(self._read(item, job.kind, writer))
+            answers.append(self._read(item, job, writer))
         return answers
 
-    def _read(self, item: Item, kind: Kind, writer: SlotWriter) -> Read | Failed:
+    def _read(self, item: Item, job: Job, writer: SlotWriter) -> Read | Failed:
         try:
-            digest, views = read_views(item, kind, self._options, self._leave_resize)
+            digest, views = read_views(item, job.kind, self._options, self._leave_resize, job.leave_jpegs)
             return Read(digest, [view._replace(pixels=writer.put(view.pixels)) for view in views])
         except Exception as error:
             return failure(error)

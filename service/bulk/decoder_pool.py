@@ -72,7 +72,7 @@ class Chunk:
     """Items that were read, whose pixels are in a slot until it is released.
 
     Attributes:
-        items: `Read` or `Failed`, in the order of the job; each view is uint8 RGB (T, H, W, 3) and its steps.
+        items: `Read` or `Failed`, in the order of the job.
     """
 
     def __init__(self, items: list[Read | Failed], release: Callable[[], None]) -> None:
@@ -201,12 +201,12 @@ class _Task:
     """A chunk of items to read.
 
     Args:
-        items, kind: as of `Job`.
+        items, kind, leave_jpegs: as of `Job`.
     """
 
-    def __init__(self, items: Sequence[Item], kind: Kind) -> None:
+    def __init__(self, items: Sequence[Item], kind: Kind, leave_jpegs: bool) -> None:
         self.chunk: Future[Chunk] = Future()
-        self._items, self._kind = items, kind
+        self._items, self._kind, self._leave_jpegs = items, kind, leave_jpegs
         self._answers: dict[int, Read | Failed] = {}
 
     def begin(self, memory: Memory, slot: Slot) -> None:
@@ -220,7 +220,7 @@ class _Task:
         items = [self._items[place] for place in self._places()]
         # A message that fits into the socket's buffer is sent at once, even while the process sends an answer.
         short = [Item("", UNLABELLED, item.file, item.size, 0, item.start) for item in items]
-        return Job(short, self._kind, self._slot)
+        return Job(short, self._kind, self._slot, self._leave_jpegs)
 
     def answer(self, answers: Sequence[Read | Failed]) -> None:
         """Take the answers to a job, which are the last ones."""
@@ -287,9 +287,9 @@ class DecoderPool:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, items: Sequence[Item], kind: Kind, order: int = 0) -> Future[Chunk]:
+    def submit(self, items: Sequence[Item], kind: Kind, order: int = 0, leave_jpegs: bool = False) -> Future[Chunk]:
         """Return the chunk to come; those of a lower order are read first, then those submitted first."""
-        task = _Task(items, kind)
+        task = _Task(items, kind, leave_jpegs)
         self._tasks.put(_Entry(order, next(self._submitted), task))
         return task.chunk
 

@@ -14,18 +14,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from media.kinds import Kind
 from model.codes.info import CodesInfo
 from model.codes.rows import Rows
 from model.codes.writer import done_record, failed_record, write_manifest, write_shard
-from service.bulk.batches import Batches, Pixels, Row, SharedEngine, chunks_held, frames_of, pixels_of
+from service.bulk.batches import (
+    IN_FLIGHT,
+    UNDECODED,
+    Batches,
+    Pixels,
+    Row,
+    SharedEngine,
+    chunks_held,
+    frames_of,
+    pixels_of,
+)
 from service.bulk.decoder import ALIGNMENT, TOO_LARGE, Failed
 from service.bulk.decoder_pool import Chunk, DecoderPool
-from service.bulk.executors import SHARDS_AT_ONCE, Report, Workplace
+from service.bulk.errors import BulkError
+from service.bulk.executors import Report, Workplace, shards_at_once
 from service.bulk.plan import Shard, record_of
+from service.bulk.reading import JPEG_ENLARGEMENT
 from service.bulk.whole_videos import encode_whole_video
+from service.engine.jpegs import JpegDecoder, NoJpegEnginesError
+from service.engine.nvjpeg import NvJpeg
 from service.engine.step_clock import busy_seconds
 from service.engine.tokenizer import Engine
 from service.types import Size
@@ -48,8 +61,13 @@ class ShardEncoder:
         info: of the data set.
         workplace: of this tokenizer.
 
+    Raises:
+        BulkError: the device does not decode JPEGs, and the options want it.
+
     Attributes:
         engine: shared by the threads.
+        leave_jpegs: the device decodes JPEGs.
+        shards_at_once: number of threads that keep it busy.
     """
 
     def __init__(self, bundle: Path, dest: Path, info: CodesInfo, workplace: Workplace) -> None:
@@ -71,9 +89,13 @@ class ShardEncoder:
         batch_chunks = max(-(-self._batch_of(size) // self._chunks[kind]) for kind, size in self._kinds_with_size())
         self._ahead = 2 * workplace.readers + 1
         self._max_chunks = 2 * batch_chunks
+        self.shards_at_once = shards_at_once(self._options)
         # With fewer, all could be kept by rows that wait for a batch, and no chunk would ever be read again.
-        slots = SHARDS_AT_ONCE * (chunks_held(self._max_chunks) + self._ahead)
+        slots = self.shards_at_once * (chunks_held(self._max_chunks) + self._ahead)
         self._pool = DecoderPool(workplace.readers, self._options, slots, chunk_bytes, self._leave_resize)
+        self.leave_jpegs = self._options.jpeg == "gpu" and "images" in info.items
+        if self.leave_jpegs:
+            self.engine.jpegs = self._jpeg_decoder()
         self._orders = count()
         self._ready = time.perf_counter()
         self._reported = self._ready, 0.0
@@ -86,7 +108,7 @@ class ShardEncoder:
         return self._batch_of(frames_of(pixels))
 
     def reader_seconds(self) -> float:
-        """Return the CPU time of the processes that read, so far."""
+        """Return the CPU time of the processes that read and decode, so far."""
         return self._pool.cpu_seconds()
 
     def close(self) -> None:
@@ -96,7 +118,7 @@ class ShardEncoder:
     def encode(self, shard: Shard) -> Report:
         """Encode and write a shard, its manifest last."""
         whole = shard.kind == "clips" and self._options.frames is None
-        rows, records = self._whole_videos(shard) if whole else self._items(shard)
+        rows, records = self._whole_videos(shard) if whole else self._items(shard, self.leave_jpegs)
         items = range(shard.first, shard.first + len(shard.items))
         write_shard(self._dest, self._info, shard.name, items, rows)
         write_manifest(self._dest, shard.name, records)
@@ -104,17 +126,31 @@ class ShardEncoder:
         seconds = time.perf_counter() - self._ready
         return Report(shard.name, len(records), failed, len(rows), self._busy(), self._name, seconds)
 
-    def _items(self, shard: Shard) -> tuple[Rows, list[dict[str, Any]]]:
-        """Read, encode and describe the items of a shard."""
+    def _jpeg_decoder(self) -> JpegDecoder:
+        """Return what decodes JPEGs on the device."""
+        size = self._size("images")
+        if not self._leave_resize or size is None:
+            raise BulkError("JPEGs are decoded where pictures are resized, not on this device. Use --jpeg cpu.")
+        batch_bytes = self._batch_of(size) * JPEG_ENLARGEMENT * 3 * int(np.prod(size))
+        try:
+            return JpegDecoder(self.shards_at_once * IN_FLIGHT, batch_bytes, self._device, NvJpeg)
+        except NoJpegEnginesError as error:
+            raise BulkError(str(error)) from error
+
+    def _items(self, shard: Shard, leave_jpegs: bool) -> tuple[Rows, list[dict[str, Any]]]:
+        """Read, encode and describe the items of a shard; `leave_jpegs` as of `read_views`."""
         records = [record_of(shard, place) for place in range(len(shard.items))]
         rows, flips = Rows(), (False, True) if self._options.flips else (False,)
+        undecoded: list[int] = []
 
-        def take(row: int, codes: NDArray[Any] | None) -> None:
-            if codes is not None:
+        def take(row: int, codes: Any) -> None:
+            if codes is UNDECODED:
+                undecoded.append(row)
+            elif codes is not None:
                 rows.codes[row] = np.ascontiguousarray(codes)
 
         batches = Batches(self.engine, self._batch_of, self._max_chunks, take)
-        for number, (first, chunk) in enumerate(self.read(shard)):
+        for number, (first, chunk) in enumerate(self.read(shard, leave_jpegs)):
             waiting: list[Row] = []
             holder = _Holder(chunk.release)
             for place, read in enumerate(chunk.items, first):
@@ -136,6 +172,8 @@ class ShardEncoder:
             holder.free()
             batches.add(waiting, number)
         batches.finish()
+        if undecoded:  # readers show what there is, or say why they cannot
+            return self._items(shard, leave_jpegs=False)
         too_large = {number for number, codes in zip(rows.items, rows.codes, strict=True) if codes is None}
         for number in too_large:
             records[number - shard.first] |= failed_record(TOO_LARGE, retry=True)
@@ -146,17 +184,22 @@ class ShardEncoder:
             record |= done_record(self._options.repeats, codes)
         return rows, records
 
-    def read(self, shard: Shard) -> Iterator[tuple[int, Chunk]]:
+    def read(self, shard: Shard, leave_jpegs: bool = False) -> Iterator[tuple[int, Chunk]]:
         """Yield chunks of items in their order, with the place of the first; the next ones are read meanwhile.
 
         Shards that were begun earlier are read first, so that they do not all end, and leave readers idle, at a time.
+
+        Args:
+            shard: to read.
+            leave_jpegs: as of `read_views`.
         """
         size, order = self._chunks[shard.kind], next(self._orders)
         firsts = iter(range(0, len(shard.items), size))
         reading: deque[tuple[int, Future[Chunk]]] = deque()
         while True:
             while len(reading) < self._ahead and (first := next(firsts, None)) is not None:
-                reading.append((first, self._pool.submit(shard.items[first : first + size], shard.kind, order)))
+                items = shard.items[first : first + size]
+                reading.append((first, self._pool.submit(items, shard.kind, order, leave_jpegs)))
             if not reading:
                 return
             first, future = reading.popleft()

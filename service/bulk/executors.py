@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from model.codes.info import CodesInfo
+from model.codes.info import CodesInfo, EncodingOptions
 from service.bulk.plan import Shard
 
 SHARDS_AT_ONCE = 3  # of a tokenizer: its device has work while the last rows of a shard are read and written
+JPEG_SHARDS_AT_ONCE = 6  # half of them wait for their JPEGs
 
 
 @dataclass(frozen=True)
@@ -92,3 +93,8 @@ def workplace_of(device: str, dtype: str | None, cpus: int) -> Workplace:
     if device == "cuda":
         return Workplace(device, dtype or "bfloat16", 1, max(1, cpus - 1))
     return Workplace(device, dtype or "float32", cpus, max(1, cpus // 2))
+
+
+def shards_at_once(options: EncodingOptions) -> int:
+    """Return how many shards a tokenizer encodes at a time."""
+    return JPEG_SHARDS_AT_ONCE if options.jpeg == "gpu" else SHARDS_AT_ONCE

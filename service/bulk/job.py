@@ -209,8 +209,14 @@ class Job:
         return Estimate(self.items, rate, self.items / rate, each * self.items, failed / done)
 
     def info(self, place: Workplace) -> CodesInfo:
-        """Return the description of the data set before any shard is written."""
+        """Return the description of the data set before any shard is written.
+
+        Raises:
+            BulkError: the options ask for what the device lacks.
+        """
         config, request = self._config, self._request
+        if request.options.jpeg == "gpu" and place.device != "cuda":
+            raise BulkError("Only a GPU has engines for JPEGs, and here is none. Use --jpeg cpu, or the device cuda.")
         return CodesInfo(
             tokenizer=self._bundle.name,
             tokenizer_hash=self._bundle.hash,

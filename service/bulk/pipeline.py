@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from model.bundle_files import BundleError
 from model.codes.info import CodesInfo
 from service.bulk.errors import BulkError
-from service.bulk.executors import SHARDS_AT_ONCE, Report, Workplace, workplace_of
+from service.bulk.executors import Report, Workplace, shards_at_once, workplace_of
 from service.bulk.plan import Shard
 from service.bulk.ray_messages import RayMessages
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 MAX_ERROR_CHARS = 500
 OBJECT_STORE_BYTES = 256 * 2**20
-SHARDS_PER_TOKENIZER = SHARDS_AT_ONCE + 1  # one more waits at each
 
 
 @contextmanager
@@ -111,6 +110,7 @@ class RayExecutor:
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
+        at_once = shards_at_once(info.options)
         rows = [{"shard": pickle.dumps(shard)} for shard in shards]
         reports = ray_data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             EncoderActor,
@@ -118,8 +118,8 @@ class RayExecutor:
             batch_size=1,
             compute=ActorPoolStrategy(
                 size=min(self.tokenizers, len(rows)),
-                max_tasks_in_flight_per_actor=SHARDS_PER_TOKENIZER,
-                max_concurrent_calls_per_actor=SHARDS_AT_ONCE,
+                max_tasks_in_flight_per_actor=at_once + 1,  # one waits
+                max_concurrent_calls_per_actor=at_once,
                 enable_true_multi_threading=True,
             ),
             num_cpus=self._cpus,

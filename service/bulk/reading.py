@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 from collections.abc import Iterator
 from functools import lru_cache
@@ -22,6 +23,7 @@ from media.types import MediaOptions, Preprocess, SampleWindow
 from model.codes.info import EncodingOptions
 from service.bulk.sources import PARQUET_ROW, WHOLE_FILE, Item, bytes_column
 
+JPEG_ENLARGEMENT = 16  # pixels of a JPEG to those that are encoded; what is larger is decoded at a fraction, or rare
 HASH_WORDS = 4  # 32-bit words of a content's hash that seed its views
 
 
@@ -32,11 +34,13 @@ class View(NamedTuple):
         pixels: uint8 RGB (T, H, W, 3).
         preprocess: steps from the file's frame to the pixels that are encoded.
         resampling: to these, where it is left to the device.
+        jpeg: (height, width) where decoding is left to the device too: `pixels` are then the bytes (n) of a JPEG.
     """
 
     pixels: NDArray[np.uint8]
     preprocess: dict[str, Any]
     resampling: Resampling | None = None
+    jpeg: tuple[int, int] | None = None
 
 
 def read_bytes(item: Item) -> bytes:
@@ -61,7 +65,9 @@ def read_bytes(item: Item) -> bytes:
     return data
 
 
-def read_views(item: Item, kind: Kind, options: EncodingOptions, leave_resize: bool = False) -> tuple[str, list[View]]:
+def read_views(
+    item: Item, kind: Kind, options: EncodingOptions, leave_resize: bool = False, leave_jpegs: bool = False
+) -> tuple[str, list[View]]:
     """Return the hash of an item's bytes, and its views.
 
     The first one is what training, command and service read of the same file; a clip that has fewer frames than
@@ -71,6 +77,7 @@ def read_views(item: Item, kind: Kind, options: EncodingOptions, leave_resize: b
         item, kind: of the source.
         options: the pixels that are wanted.
         leave_resize: decode pictures only, where the rest is a resampling.
+        leave_jpegs: look at the headers of JPEGs only, where the rest is plain decoding and a resampling.
 
     Raises:
         Exception: many kinds, for what cannot be read.
@@ -81,6 +88,11 @@ def read_views(item: Item, kind: Kind, options: EncodingOptions, leave_resize: b
     for window in windows(digest, kind, options):
         reader = open_frames(io.BytesIO(data), None, media_options(kind, options), window=window)
         check_kind(reader, kind)
+        left = reader.undecoded() if leave_jpegs and isinstance(reader, StillReader) else None
+        if left is not None and math.prod(left[0]) <= JPEG_ENLARGEMENT * math.prod(left[1].target):
+            size, planned = left
+            views.append(View(np.frombuffer(data, np.uint8), steps_of(reader.preprocess), planned, size))
+            continue
         if leave_resize and isinstance(reader, StillReader):
             pixels, resampling = reader.read_source()
             views.append(View(pixels[None], steps_of(reader.preprocess), resampling))

@@ -39,6 +39,10 @@ def tokenize(
     flips: Annotated[bool, typer.Option("--flips", help="Encode mirror images too.")] = False,
     views: Annotated[int, typer.Option(min=1, help="Views of each item: crops, and windows in time.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the views after the first.")] = 0,
+    jpeg: Annotated[
+        Literal["cpu", "gpu"],
+        typer.Option(help="What decodes JPEGs; gpu is its JPEG engines, and leaves CPU cores free."),
+    ] = "cpu",
     output: Annotated[
         Literal["tokens", "latents"] | None,
         typer.Option(help="What to write.", show_default="as the bundle is made for"),
@@ -89,7 +93,7 @@ def tokenize(
             source,
             dest,
             choose_bundle(bundle),
-            EncodingOptions(height, width, fit, frames, flips, views, fps, seed),
+            EncodingOptions(height, width, fit, frames, flips, views, fps, seed, jpeg),
             format,
             output,
             (kind,) if kind else KINDS,

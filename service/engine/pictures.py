@@ -20,6 +20,20 @@ COLOURS = 3
 DTYPES = {"u1": torch.uint8, "i4": torch.int32, "i8": torch.int64}
 
 
+class DevicePixels(NamedTuple):
+    """Pixels that the device holds.
+
+    Args:
+        memory: of the device, uint8 (n).
+        start: where they begin, bytes.
+        shape: uint8 RGB (H, W, 3).
+    """
+
+    memory: Tensor
+    start: int
+    shape: tuple[int, ...]
+
+
 class SourcePicture(NamedTuple):
     """A decoded picture before its resampling.
 
@@ -29,7 +43,7 @@ class SourcePicture(NamedTuple):
         flip: encode the mirror image.
     """
 
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[np.uint8] | DevicePixels
     resampling: Resampling
     flip: bool = False
 
@@ -48,6 +62,7 @@ class PackedPictures(NamedTuple):
         starts: where each of the arrays begins in the memory, bytes.
         target: (height, width) of the results.
         most_rows: rows of the tallest picture.
+        source: the memory of the pictures where the device holds them already; None if `memory` has them.
     """
 
     memory: Tensor
@@ -55,27 +70,39 @@ class PackedPictures(NamedTuple):
     starts: list[int]
     target: tuple[int, int]
     most_rows: int
+    source: Tensor | None
 
 
 def pack_pictures(pictures: Sequence[SourcePicture], transfers: Transfers) -> PackedPictures:
-    """Copy pictures of one target size to where the device reads them; any thread may do it."""
+    """Copy pictures of one target size to where the device reads them; any thread may do it.
+
+    Args:
+        pictures: in the host's memory, or all in one memory of the device.
+        transfers: of the device.
+    """
     height, width = pictures[0].resampling.target
-    strips, columns, rows = [], [], []
+    strips: list[NDArray[np.uint8]] = []
+    places, columns, rows, source = [], [], [], None
     for pixels, (passes, _), _ in pictures:
-        strips.append(pixels[passes.top : passes.bottom])
+        if isinstance(pixels, DevicePixels):
+            source = pixels.memory
+            places.append(pixels.start + passes.top * COLOURS * pixels.shape[1])
+        else:
+            strips.append(pixels[passes.top : passes.bottom])
         columns.append(lanczos_taps(pixels.shape[1], *passes.columns, width))
-        rows.append(lanczos_taps(len(strips[-1]), *passes.rows, height))
-    widths = np.array([strip.shape[1] for strip in strips], np.int32)
-    heights = np.array([strip.shape[0] for strip in strips], np.int32)
-    most_rows, across, same = int(heights.max()), COLOURS * width, np.ones(len(strips), np.int32)
+        rows.append(lanczos_taps(passes.bottom - passes.top, *passes.rows, height))
+    widths = np.array([picture.pixels.shape[1] for picture in pictures], np.int32)
+    heights = np.array([passes.bottom - passes.top for _, (passes, _), _ in pictures], np.int32)
+    most_rows, across, same = int(heights.max()), COLOURS * width, np.ones(len(pictures), np.int32)
     # Along rows a line is one colour of a row; along columns it is one colour of a column, and lines are neighbours.
-    begins = np.array(starts_of(strips)[:-1], np.int64)
+    begins = np.array(starts_of(strips)[:-1] if source is None else places, np.int64)
     along: list[NDArray[Any]] = [begins, COLOURS * same, COLOURS * widths, COLOURS * heights, widths, *_tables(columns)]
-    begins = np.arange(len(strips), dtype=np.int64) * (most_rows * across)
+    begins = np.arange(len(pictures), dtype=np.int64) * (most_rows * across)
     down: list[NDArray[Any]] = [begins, across * same, 0 * same, across * same, heights, *_tables(rows)]
     arrays = [*along, *down, np.array([picture.flip for picture in pictures], np.uint8)]
     memory = transfers.pack([*strips, *arrays])
-    return PackedPictures(memory, arrays, starts_of([*strips, *arrays])[len(strips) : -1], (height, width), most_rows)
+    starts = starts_of([*strips, *arrays])[len(strips) : -1]
+    return PackedPictures(memory, arrays, starts, (height, width), most_rows, source)
 
 
 def resize_packed(packed: PackedPictures, held: Tensor) -> Tensor:
@@ -90,10 +117,10 @@ def resize_packed(packed: PackedPictures, held: Tensor) -> Tensor:
     """
     (height, width), most_rows, across = packed.target, packed.most_rows, COLOURS * packed.target[1]
     views = [_view(held, array, start) for array, start in zip(packed.arrays, packed.starts, strict=True)]
-    flips, half = packed.arrays[-1], len(views) // 2
+    flips, half, source = packed.arrays[-1], len(views) // 2, held if packed.source is None else packed.source
     start, step, outer, lines, sources, table, first, weights = views[:half]
     middle = resample(
-        held, start, step, outer, lines, sources, table, first, weights, COLOURS, COLOURS * most_rows, along_last=True
+        source, start, step, outer, lines, sources, table, first, weights, COLOURS, COLOURS * most_rows, along_last=True
     )
     start, step, outer, lines, sources, table, first, weights = views[half:-1]
     out = resample(

@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 
 import torch
 
-Step = Literal["stage", "launch", "upload", "resize", "encode", "download"]
-HOST_STEPS: tuple[Step, ...] = ("stage", "launch")
+Step = Literal["decode", "stage", "launch", "upload", "resize", "encode", "download"]
+HOST_STEPS: tuple[Step, ...] = ("decode", "stage", "launch")
 DEVICE_STEPS: tuple[Step, ...] = ("upload", "resize", "encode", "download")
 
 

@@ -252,9 +252,10 @@ class Engine:
     ) -> Fetch:
         staged = self.stage(key, payloads) if staged is None else staged
         if isinstance(staged, PackedPictures):
-            held = [self._transfers.upload(staged.memory)]
+            uploaded = self._transfers.upload(staged.memory)
             with self.clock.on_device("resize"):
-                batch = resize_packed(staged, *held)
+                batch = resize_packed(staged, uploaded)
+            held = [uploaded, staged.source]
         else:
             if key.op == "decode":
                 tokenizer.check_codes(staged, key.size)  # here, since on a GPU it would wait for what runs there

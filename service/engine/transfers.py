@@ -115,7 +115,7 @@ class Transfers:
         with torch.cuda.stream(self._compute):
             yield
 
-    def download(self, batch: Tensor, results: Sequence[Tensor | None], *held: Tensor) -> Download:
+    def download(self, batch: Tensor, results: Sequence[Tensor | None], *held: Tensor | None) -> Download:
         """Start to copy the results of a batch to the host.
 
         Args:

@@ -15,7 +15,7 @@ from PIL import Image
 from media.images import StillReader
 from media.reader import open_frames
 from media.types import MediaOptions
-from service.engine.pictures import SourcePicture, pack_pictures, resize_packed
+from service.engine.pictures import DevicePixels, SourcePicture, pack_pictures, resize_packed
 from service.engine.transfers import Transfers
 
 TRANSFERS = Transfers(torch.device("cpu"))
@@ -49,6 +49,15 @@ def test_a_batch_of_many_sizes_is_what_media_reads(sizes: list[tuple[int, int]],
     if pictures:
         packed = pack_pictures(pictures, TRANSFERS)
         batch = resize_packed(packed, TRANSFERS.upload(packed.memory))
+        arrays = [np.array(one.pixels) for one in pictures]
+        memory = torch.from_numpy(np.concatenate([pixels.ravel() for pixels in arrays]))
+        starts = np.cumsum([0, *(pixels.size for pixels in arrays)]).tolist()
+        held = [
+            one._replace(pixels=DevicePixels(memory, start, pixels.shape))
+            for one, start, pixels in zip(pictures, starts, arrays, strict=False)
+        ]
+        packed = pack_pictures(held, TRANSFERS)
+        assert torch.equal(resize_packed(packed, TRANSFERS.upload(packed.memory)), batch)
         kept = [one for one, (_, resampling) in zip(wanted, decoded, strict=True) if resampling is not None]
         assert np.array_equal(batch[:, 0].numpy(), np.stack(kept))
     for one, (pixels, resampling) in zip(wanted, decoded, strict=True):
