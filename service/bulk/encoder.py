@@ -49,6 +49,8 @@ CHUNK_BYTES = 16 * 2**20
 UNSIZED_BYTES = 2**20  # of a picture of its own size; larger ones travel in the answer
 BATCH_POSITIONS = {"cuda": 2**16, "cpu": 2**13}
 MAX_BATCH = 64
+# A process that decodes JPEGs on its GPU waits for Python's lock: larger batches and chunks take fewer calls.
+JPEG_BATCH, JPEG_CHUNK_ITEMS = 128, 32
 BUSY_SECONDS = 1.0  # in less, a batch more or less would be all that there is to see
 
 
@@ -76,10 +78,11 @@ class ShardEncoder:
         engine = Engine([bundle], workplace.device, workplace.dtype, workplace.threads)
         self.engine = SharedEngine(engine, info.kind)
         self._device = workplace.device
+        self.leave_jpegs = self._options.jpeg == "gpu" and "images" in info.items
         sizes = [size for kind in info.items if (size := self._size(kind)) is not None]
         if workplace.device == "cuda":
             most = max(map(self._batch_of, sizes), default=1)
-            engine.warm_up(sizes, BATCH_POSITIONS["cuda"], most)
+            engine.warm_up(sizes, max(self._batch_positions(size) for size in sizes), most)
         sized = self._options.height is not None
         engine.clock.running = True  # not before: warm-up does not belong to the run
         self._leave_resize = workplace.device_resize and sized and engine.resizes_pictures()
@@ -93,7 +96,6 @@ class ShardEncoder:
         # With fewer, all could be kept by rows that wait for a batch, and no chunk would ever be read again.
         slots = self.shards_at_once * (chunks_held(self._max_chunks) + self._ahead)
         self._pool = DecoderPool(workplace.readers, self._options, slots, chunk_bytes, self._leave_resize)
-        self.leave_jpegs = self._options.jpeg == "gpu" and "images" in info.items
         if self.leave_jpegs:
             self.engine.jpegs = self._jpeg_decoder()
         self._orders = count()
@@ -241,17 +243,26 @@ class ShardEncoder:
 
     def _batch_of(self, size: Size) -> int:
         """Return the most items of a batch, a power of two: the device has a graph for each."""
-        most = BATCH_POSITIONS[self._device] // self.engine.card.geometry.positions(size)
-        return min(MAX_BATCH, 1 << max(0, most.bit_length() - 1))
+        most = self._batch_positions(size) // self.engine.card.geometry.positions(size)
+        return min(JPEG_BATCH if self._are_jpegs(size) else MAX_BATCH, 1 << max(0, most.bit_length() - 1))
+
+    def _batch_positions(self, size: Size) -> int:
+        return BATCH_POSITIONS[self._device] * (JPEG_BATCH // MAX_BATCH if self._are_jpegs(size) else 1)
+
+    def _are_jpegs(self, size: Size) -> bool:
+        return self.leave_jpegs and size[0] == 1
 
     def _item_bytes(self, kind: Kind) -> int:
         size, views = self._size(kind), self._options.views
         if size is None or self._is_left(kind):
-            return UNSIZED_BYTES * views
+            return UNSIZED_BYTES * views * CHUNK_ITEMS[kind] // self._most_items(kind)
         return (3 * int(np.prod(size)) + ALIGNMENT) * views
 
     def _chunk_items(self, kind: Kind) -> int:
-        return max(1, min(CHUNK_ITEMS[kind], CHUNK_BYTES // self._item_bytes(kind)))
+        return max(1, min(self._most_items(kind), CHUNK_BYTES // self._item_bytes(kind)))
+
+    def _most_items(self, kind: Kind) -> int:
+        return JPEG_CHUNK_ITEMS if self.leave_jpegs and kind == "images" else CHUNK_ITEMS[kind]
 
     def _busy(self) -> float:
         busy = busy_seconds(self.engine.engine.clock.totals())

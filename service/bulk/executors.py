@@ -11,7 +11,7 @@ from model.codes.info import CodesInfo, EncodingOptions
 from service.bulk.plan import Shard
 
 SHARDS_AT_ONCE = 3  # of a tokenizer: its device has work while the last rows of a shard are read and written
-JPEG_SHARDS_AT_ONCE = 6  # half of them wait for their JPEGs
+JPEG_SHARDS_AT_ONCE = 4  # half of them wait for their JPEGs
 
 
 @dataclass(frozen=True)

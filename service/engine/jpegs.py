@@ -20,7 +20,7 @@ from media.reader import open_frames
 from media.resize import Resampling
 from service.engine.pictures import COLOURS, DevicePixels, SourcePicture
 
-CODECS = 3  # one parses files while those of others are decoded
+CODECS = 2  # one parses files while those of the other are decoded
 MOST_ROUNDED = 0.001  # share of values that chroma, interpolated in floating point, may leave one level off
 TEST_PICTURES = (((37, 51), 50), ((256, 321), 75), ((375, 500), 95))  # sizes and qualities
 

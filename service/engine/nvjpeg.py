@@ -89,8 +89,7 @@ class NvJpeg:
         done = torch.cuda.Event(blocking=True)  # a thread that spins would take a core from the readers
         done.record(self._stream)  # already now, which gives this thread the context that the library expects
         try:
-            for place, length, size in zip(places.tolist(), lengths.tolist(), sizes, strict=True):
-                self._check_file(place, length, size)
+            self._check_files(places.tolist(), lengths.tolist(), sizes)
             self._decode(len(files), places, lengths, images)
         except NvJpegError as error:
             log.info("Readers decode a batch of %d JPEGs. %s", len(files), error)
@@ -99,17 +98,19 @@ class NvJpeg:
         done.synchronize()
         return True
 
-    def _check_file(self, place: int, length: int, size: tuple[int, int]) -> None:
+    def _check_files(self, places: Sequence[int], lengths: Sequence[int], sizes: Sequence[tuple[int, int]]) -> None:
         """Raise `NvJpegError` for a file of another size, or of a kind that the engines do not take."""
-        brief = self._library.brief
+        brief, handle, header = self._library.brief, self._handle, self._header
         width, height, refused = ctypes.c_uint(), ctypes.c_uint(), ctypes.c_int()
-        data = ctypes.c_void_p(place), ctypes.c_size_t(length)
-        _check(brief.nvjpegJpegStreamParseHeader(self._handle, *data, self._header))
-        _check(brief.nvjpegJpegStreamGetFrameDimensions(self._header, ctypes.byref(width), ctypes.byref(height)))
-        _check(brief.nvjpegDecodeBatchedSupported(self._handle, self._header, ctypes.byref(refused)))
-        found = height.value, width.value
-        if refused.value or found != size:
-            raise NvJpegError(f"A file has {found} pixels for {size}, and the engines answer {refused.value}.")
+        found, answer = (ctypes.byref(width), ctypes.byref(height)), ctypes.byref(refused)
+        for place, length, size in zip(places, lengths, sizes, strict=True):
+            data = ctypes.c_void_p(place), ctypes.c_size_t(length)
+            _check(brief.nvjpegJpegStreamParseHeader(handle, *data, header))
+            _check(brief.nvjpegJpegStreamGetFrameDimensions(header, *found))
+            _check(brief.nvjpegDecodeBatchedSupported(handle, header, answer))
+            if refused.value or (height.value, width.value) != size:
+                said = f"{height.value}x{width.value} pixels where {size} are announced"
+                raise NvJpegError(f"The header of a file has {said}; the engines answer {refused.value}.")
 
     def _decode(self, number: int, *arrays: np.ndarray) -> None:
         """Begin to decode so many files; `arrays` are their addresses, their lengths, and where pixels go."""
