@@ -231,6 +231,7 @@ def test_a_tokenizer_holds_no_field_of_a_generator(bundle):
     [
         ("demo-vq", "4d91ad0213685c5978bd7654403c4a085fbb82a6ec4d1eef2e8d3074e7d81b57"),
         ("demo-vq-sharp", "fa0475a8e55309e8a320b70a018c6c828f4c37dbc5a0907b7b0a5fcdff9c58fc"),
+        ("demo-vq-fine", "966867bdac17ae20b77c6443df5b923c7a22d6da4beeb3d2f7231536375bd395"),
         ("demo-vae", "a0cb6cbf5f389033f9b1c0b9862707169ae5fb4bbc98232d8f3f4569ec41e43a"),
     ],
 )
