@@ -10,7 +10,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = {path.parent.name: json.loads(path.read_text()) for path in sorted(ROOT.glob("bundles/*/config.json"))}
-STAGES = {"demo-vq": "`long-decoder`", "demo-vq-sharp": "`sharp`", "demo-vae": "`kl-decoder`"}
+STAGES = {
+    "demo-vq": "`long-decoder`",
+    "demo-vq-sharp": "`sharp`",
+    "demo-vae": "`kl-decoder`",
+    "demo-vq-fine": "`demo-fine`",
+}
 
 
 def rows(text: str) -> list[list[str]]:
