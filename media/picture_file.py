@@ -19,7 +19,7 @@ from media.jpeg import check_jpeg
 from media.limits import check_picture
 from media.orientation import UPRIGHT, Orientation, from_exif
 from media.png import scale_key, without_faulty_chunks
-from media.tiff import check_tiff, correct_tiff, deep_grey
+from media.tiff import check_tiff, correct_tiff, deep_grey, grey_alpha
 
 if TYPE_CHECKING:
     from media.limits import MediaLimits
@@ -182,7 +182,7 @@ def _first_bytes(file: BinaryIO, size: int = -1) -> bytes:
 
 def continuous(image: Image.Image) -> Image.Image:
     """Return the picture in a mode that can be resampled: no palette or bitmap, 8 bits a channel, an alpha channel."""
-    key = image.info.get("transparency")
+    image, key = grey_alpha(image), image.info.get("transparency")
     if image.mode.startswith("I"):
         deep = deep_grey(image)
         grey = Image.fromarray((deep >> 8).astype(np.uint8))

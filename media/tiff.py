@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,11 +19,18 @@ if TYPE_CHECKING:
 # Tags; cameras set some of them in raw files, whose first picture is a preview.
 _SUBFILE_TYPE, _WIDTH, _HEIGHT, _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANES = 0x00FE, 0x0100, 0x0101, 0x0102, 0x0106, 0x011C
 _COLOUR_MAP, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _DNG_VERSION = 0x0140, 0x0152, 0x0153, 0xC612
+_SAMPLES = 0x0115
 _MAX_PADDING = 2
-_REDUCED, _WHITE_IS_ZERO, _YCBCR, _SEPARATE, _PREMULTIPLIED, _SIGNED = 1, 0, 6, 2, 1, 2
+_REDUCED, _WHITE_IS_ZERO, _BLACK_IS_ZERO, _YCBCR, _SEPARATE, _SIGNED = 1, 0, 1, 6, 2, 2
+_PREMULTIPLIED, _STRAIGHT = 1, 2
 _DEEP = ("RGB", "RGBA", "CMYK")
 # Pillow knows white as zero in 16 bits of the other byte order only.
 TiffImagePlugin.OPEN_INFO[(TiffImagePlugin.MM, _WHITE_IS_ZERO, (1,), 1, (16,), ())] = ("I;16B", "I;16B")
+# It knows no grey of 16 bits with alpha, whose four bytes are read as four channels.
+_GREY_ALPHA_SAMPLES = 2
+for _order in (TiffImagePlugin.II, TiffImagePlugin.MM):
+    for _extra in (_PREMULTIPLIED, _STRAIGHT):
+        TiffImagePlugin.OPEN_INFO[(_order, _BLACK_IS_ZERO, (1,), 1, (16, 16), (_extra,))] = ("RGBA", "RGBA")
 
 
 def check_tiff(image: Any, limits: MediaLimits | None) -> None:
@@ -56,6 +64,10 @@ def correct_tiff(image: Any) -> None:
     raw = None
     if tags.get(_PHOTOMETRIC) == _YCBCR:
         raw, image._mode = "RGBX", "RGB"  # chroma may be stored once for several pixels
+    elif _is_grey_alpha(image):
+        if tags.get(_PLANES) == _SEPARATE:
+            raise ValueError("Unsupported planes of 16 bits.")
+        raw = "RGBA"  # in the byte order of the machine, by libtiff
     elif 16 in tags.get(_BITS_PER_SAMPLE, ()) and tags.get(_PLANES) == _SEPARATE and image.mode in _DEEP:
         raw = "RGBa;16N" if tags.get(_EXTRA_SAMPLES) == (_PREMULTIPLIED,) else f"{image.mode};16N"
     if raw is not None and not image.use_load_libtiff:
@@ -66,6 +78,20 @@ def correct_tiff(image: Any) -> None:
     colours = tags.get(_COLOUR_MAP, ())
     if image.mode in ("P", "PA") and colours and max(colours) < 256:  # old writers did not scale them to 16 bits
         image.palette = ImagePalette.raw("RGB;L", bytes(colours))
+
+
+def grey_alpha(image: Any) -> Image.Image:
+    """Return a loaded grey picture of 16 bits with alpha in 8 bits; any other picture as it is."""
+    if not _is_grey_alpha(image):
+        picture: Image.Image = image
+        return picture
+    grey, alpha = (image.getchannel(name) for name in ("GA" if sys.byteorder == "little" else "RB"))
+    mode = "La" if image.tag_v2.get(_EXTRA_SAMPLES) == (_PREMULTIPLIED,) else "LA"
+    return Image.merge(mode, (grey, alpha))
+
+
+def _is_grey_alpha(image: Any) -> bool:
+    return image.mode == "RGBA" and getattr(image, "tag_v2", {}).get(_SAMPLES) == _GREY_ALPHA_SAMPLES
 
 
 def deep_grey(image: Any) -> NDArray[np.int64]:

@@ -94,6 +94,18 @@ def test_white_may_be_zero_in_sixteen_bits(order: str) -> None:
     assert np.array_equal(read(tiff(0xFFFF - DEEP[..., 0], 0, order))[0], GREY[..., None].repeat(3, -1))
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(("kind", "shown"), [(2, 177), (1, 227)])  # straight, premultiplied
+def test_greys_of_sixteen_bits_may_have_alpha(order: str, kind: int, shown: int) -> None:
+    stored = np.full((6, 8, 2), 0x8000, np.uint16)
+    stored[..., 0] = 100 * 257
+    stored[:, 4:, 1] = 0xFFFF
+    made = read(tiff(stored, 1, order, ((338, kind),)))[0]
+    assert np.abs(made[:, :4].astype(int) - shown).max() <= 1
+    assert (made[:, 4:] == 100).all()
+    assert (read(tiff(stored, 1, order, ((338, kind), (274, TURNED))))[0] == np.rot90(made, -1)).all()
+
+
 @pytest.mark.parametrize("scale", [1, 257])
 def test_palettes_may_have_eight_bits(scale: int) -> None:
     colours = [(200, 10, 60), (0, 250, 130)] + [(0, 0, 0)] * 254
@@ -114,7 +126,7 @@ def test_signed_samples_are_refused() -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (tiff(DEEP[..., :2], 1, extra=((338, 2),)), "stores its pixels in a way that is not read"),
+        (planar(DEEP[..., :2], 1, "<", t338=2), "stores its pixels in a way that is not read"),
         (planar(PHOTO[..., :2], 1, "<", t338=2), "stores its pixels in a way that is not read"),
         (b"MM\0+\0\x08\0\0" + bytes(200), "BigTIFF whose first bytes are the high ones"),
     ],
