@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from contextlib import suppress
+from typing import Any
 
+import numpy as np
 from PIL import Image, PngImagePlugin
 
 from media.animation_index import png_chunks
@@ -20,6 +23,7 @@ _SHOWING = (b"tRNS", b"iCCP", b"eXIf", *_SIZES)
 _HEAD_BYTES = 8
 _COLOUR_TYPE, _PALETTE = 25, 3
 _KEY_BYTES = {0: 2, 2: 6}  # of greys and colours
+_DEEP_COLOURS, _LOW_BYTES = "RGB;16B", "RGB;16L"  # the bytes of a sample that Pillow keeps
 # What Pillow multiplies the samples of shallow grey pictures by.
 _SHALLOW = {"L;2": 85, "L;4": 17}
 
@@ -73,5 +77,20 @@ def scale_key(image: Image.Image) -> None:
         # Bits above the file's depth count for nothing.
         image.info["transparency"] = key % (255 // scale + 1) * scale
     elif image.mode == "RGB" and isinstance(key, tuple):
-        # Pillow keeps only the high bytes of deep colours, so that only these can be compared.
-        image.info["transparency"] = tuple(part >> 8 if depth == "RGB;16B" else part & 0xFF for part in key)
+        if depth == _DEEP_COLOURS:
+            _apply_deep_key(image, key)
+        else:
+            image.info["transparency"] = tuple(part & 0xFF for part in key)
+
+
+def _apply_deep_key(image: Any, key: tuple[int, ...]) -> None:
+    """Decode a PNG of 16 bits a channel and make its transparent colour transparent.
+
+    Pillow keeps the high bytes alone, so that neighbours of the colour would be transparent too.
+    """
+    other = Image.open(io.BytesIO(image.fp.getvalue()), formats=("PNG",))
+    other.tile = [tile._replace(args=_LOW_BYTES) for tile in other.tile]
+    high, low = np.asarray(image), np.asarray(other)
+    is_key = (high == [part >> 8 for part in key]).all(-1) & (low == [part & 0xFF for part in key]).all(-1)
+    image.putalpha(Image.fromarray(~is_key * np.uint8(255)))
+    del image.info["transparency"]

@@ -54,7 +54,7 @@ def test_frames_that_claim_to_be_too_short_last_a_tenth_of_a_second(kind: str, m
         (2, 0, bytes([0b10011001] * 8), struct.pack(">H", 5), 170),
         (4, 0, bytes([0xA3] * 16), struct.pack(">H", 3), 170),
         (8, 0, bytes([170, 3] * 16), struct.pack(">H", 3), 170),
-        # The two greys differ only in their low bytes.
+        # The two greys differ only in their low bytes, as the last two colours.
         (16, 0, struct.pack(">HH", 0xAA01, 0xAA00) * 16, struct.pack(">H", 0xAA00), 170),
         (8, 2, bytes([170, 170, 170, 3, 4, 5] * 16), struct.pack(">HHH", 3, 4, 5), 170),
         (
@@ -64,6 +64,7 @@ def test_frames_that_claim_to_be_too_short_last_a_tenth_of_a_second(kind: str, m
             struct.pack(">HHH", 0x300, 0x400, 0x500),
             170,
         ),
+        (16, 2, struct.pack(">6H", *[0xAA01] * 3, *[0xAA00] * 3) * 16, struct.pack(">HHH", *[0xAA00] * 3), 170),
     ],
 )
 def test_the_transparent_colour_of_every_depth_is_white(
