@@ -82,7 +82,8 @@ class ShardEncoder:
         sizes = [size for kind in info.items if (size := self._size(kind)) is not None]
         if workplace.device == "cuda":
             most = max(map(self._batch_of, sizes), default=1)
-            engine.warm_up(sizes, max(self._batch_positions(size) for size in sizes), most)
+            positions = max(map(self._batch_positions, sizes), default=BATCH_POSITIONS["cuda"])
+            engine.warm_up(sizes, positions, most)
         sized = self._options.height is not None
         engine.clock.running = True  # not before: warm-up does not belong to the run
         self._leave_resize = workplace.device_resize and sized and engine.resizes_pictures()

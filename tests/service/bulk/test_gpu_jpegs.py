@@ -309,3 +309,12 @@ def test_a_panorama_is_left_to_readers(tmp_path: Path, monkeypatch: pytest.Monke
     [view] = read_views(item, "images", SQUARES, leave_resize=True, leave_jpegs=True)[1]
     assert view.jpeg is None
     assert view.pixels.shape == (1, 32, 512, 3)
+
+
+def test_a_gpu_needs_no_size(tokenize: Tokenize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "photo.jpg").write_bytes(photo(0))
+    monkeypatch.setattr(encoder, "Engine", lambda bundles, _, dtype, threads: Engine(bundles, "cpu", dtype, threads))
+    executor = LocalExecutor(Workplace("cuda", "float32", 1, 1))
+    outcome = tokenize(tmp_path / "codes", tmp_path / "data", EncodingOptions(), executor=executor, kinds=("images",))
+    assert outcome.info.rows == {"images": 1}
