@@ -69,7 +69,7 @@ class JpegDecoder:
     def __init__(self, batches: int, batch_bytes: int, device: str, codec: Callable[[], Codec]) -> None:
         slots = batches + CODECS
         self._slots = torch.empty((slots, batch_bytes), dtype=torch.uint8, device=device)
-        self._free: queue.LifoQueue[int] = queue.LifoQueue()
+        self._free: queue.SimpleQueue[int] = queue.SimpleQueue()  # finalizers may put while the same thread gets
         for slot in range(slots):
             self._free.put(slot)
         self._codecs: queue.SimpleQueue[Codec] = queue.SimpleQueue()

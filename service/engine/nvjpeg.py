@@ -91,12 +91,13 @@ class NvJpeg:
         try:
             self._check_files(places.tolist(), lengths.tolist(), sizes)
             self._decode(len(files), places, lengths, images)
+            is_decoded = True
         except NvJpegError as error:
             log.info("Readers decode a batch of %d JPEGs. %s", len(files), error)
-            return False
+            is_decoded = False
         done.record(self._stream)
-        done.synchronize()
-        return True
+        done.synchronize()  # a call that failed may have begun: files and memory are used again
+        return is_decoded
 
     def _check_files(self, places: Sequence[int], lengths: Sequence[int], sizes: Sequence[tuple[int, int]]) -> None:
         """Raise `NvJpegError` for a file of another size, or of a kind that the engines do not take."""
@@ -115,13 +116,13 @@ class NvJpeg:
     def _decode(self, number: int, *arrays: np.ndarray) -> None:
         """Begin to decode so many files; `arrays` are their addresses, their lengths, and where pixels go."""
         long = self._library.long
-        if number != self._batch:
-            self._batch = 0
+        before, self._batch = self._batch, 0  # a call that fails leaves a state to initialize again
+        if number != before:
             _check(long.nvjpegDecodeBatchedInitialize(self._handle, self._state, number, 1, INTERLEAVED_RGB))
-            self._batch = number
         pointers = [ctypes.c_void_p(array.ctypes.data) for array in arrays]
         stream = ctypes.c_void_p(self._stream.cuda_stream)
         _check(long.nvjpegDecodeBatched(self._handle, self._state, *pointers, stream))
+        self._batch = number
 
 
 def _check(status: int) -> None:
