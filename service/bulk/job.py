@@ -215,7 +215,7 @@ class Job:
             BulkError: the options ask for what the device lacks.
         """
         config, request = self._config, self._request
-        if request.options.jpeg == "gpu" and place.device != "cuda":
+        if request.options.jpeg == "gpu" and place.device == "cpu":
             raise BulkError("Only a GPU has engines for JPEGs, and here is none. Use --jpeg cpu, or the device cuda.")
         return CodesInfo(
             tokenizer=self._bundle.name,

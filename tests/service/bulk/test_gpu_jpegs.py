@@ -25,6 +25,7 @@ from model.codes.reader import manifest, open_encoded, read_kind
 from service.bulk import encoder, reading
 from service.bulk.errors import BulkError
 from service.bulk.executors import Workplace
+from service.bulk.job import Job, Request
 from service.bulk.reading import read_views
 from service.bulk.sources import WHOLE_FILE, Item
 from service.engine import nvjpeg
@@ -146,6 +147,24 @@ def test_plain_jpegs_go_to_the_gpu_and_codes_are_the_same(tokenize: Tokenize, fo
     assert Watched.batches == [True]
     with pytest.raises(BulkError, match="codes that differ in --jpeg"):
         tokenize(tmp_path / "usual", folder, GPU, executor=GpuExecutor())
+
+
+def test_a_run_goes_on_and_is_finished_whichever_device_is_asked_for(
+    tokenize: Tokenize, bundle: Path, folder: Path, tmp_path: Path
+) -> None:
+    dest = tmp_path / "gpu"
+
+    def job() -> Job:
+        return Job(Request(folder, dest, bundle, GPU))
+
+    assert job().finished("auto", None) is None
+    tokenize(dest, folder, GPU, executor=GpuExecutor())
+    assert job().finished("auto", None) is not None
+    assert job().finished("cuda", "float32") is not None
+    with pytest.raises(BulkError, match="Only a GPU has engines for JPEGs"):
+        job().finished("cpu", None)
+    (folder / "late.jpg").write_bytes(photo(9))
+    assert job().finished("auto", None) is None
 
 
 def test_readers_decode_what_the_gpu_fails(tokenize: Tokenize, folder: Path, tmp_path: Path) -> None:
