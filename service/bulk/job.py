@@ -216,7 +216,7 @@ class Job:
         """
         config, request = self._config, self._request
         if request.options.jpeg == "gpu" and place.device == "cpu":
-            raise BulkError("Only a GPU has engines for JPEGs, and here is none. Use --jpeg cpu, or the device cuda.")
+            raise BulkError("Only a GPU has engines for JPEGs, and none is used here. Use --jpeg cpu.")
         return CodesInfo(
             tokenizer=self._bundle.name,
             tokenizer_hash=self._bundle.hash,

@@ -128,3 +128,10 @@ def test_a_table_that_cannot_be_written_is_named(data: Path, tmp_path: Path, mon
     assert "No space left on device" in result.output
     assert "metrics.csv" in result.output
     assert "Traceback" not in result.output
+
+
+def test_a_recipe_may_train_on_the_data_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    missing = run.invoke(app, ["train", "demo-fine", "--device", "cpu"])
+    assert missing.exit_code == 1
+    assert "data/demo does not exist: `omnitok data build demo` makes it." in " ".join(missing.output.split())

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 OF_TOKENIZERS = frozenset({"source", "workers", "perceptual_weights"})  # and not of generators
 OF_GENERATORS = frozenset({"tokenizer", "held_out"})
+SHARED_DATA = {"demo-fine": "demo"}  # recipes that train on the data of another
 
 
 def train(
@@ -107,7 +108,7 @@ def train(
             chosen.stage(stage)
         budgets = _budgets(chosen, stage, steps, seconds)
         _check_bundles(chosen, tokenizer, source)
-        data = data or Path("data") / recipe
+        data = data or Path("data") / SHARED_DATA.get(recipe, recipe)
         for path in (data, *filter(None, [held_out])):
             check_exists(path)
 
