@@ -111,7 +111,7 @@ class ShardEncoder:
         return self._batch_of(frames_of(pixels))
 
     def reader_seconds(self) -> float:
-        """Return the CPU time of the processes that read and decode, so far."""
+        """Return the CPU time of the processes that read, so far."""
         return self._pool.cpu_seconds()
 
     def close(self) -> None:

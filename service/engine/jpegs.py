@@ -85,8 +85,7 @@ class JpegDecoder:
         memory = self._decode(files, sizes)
         if memory is None:
             return None
-        ends = accumulate((COLOURS * math.prod(size) for size in sizes), initial=0)
-        starts = {id(jpeg.data): start for jpeg, start in zip(unique, ends, strict=False)}
+        starts = {id(jpeg.data): start for jpeg, start in zip(unique, starts_of_pixels(sizes), strict=False)}
         return [
             SourcePicture(DevicePixels(memory, starts[id(data)], (*size, COLOURS)), resampling, flip)
             for data, size, resampling, flip in jpegs
@@ -109,10 +108,9 @@ class JpegDecoder:
         Raises:
             NoJpegEnginesError: one has other pixels, or none.
         """
-        pictures = [*_test_pictures()]
+        pictures = [(name, data, *open_frames(io.BytesIO(data), None)) for name, data in _test_pictures()]
         for _ in range(CODECS):
-            for name, data in pictures:
-                (wanted,) = open_frames(io.BytesIO(data), None)
+            for name, data, wanted in pictures:
                 memory = self._decode([np.frombuffer(data, np.uint8)], [wanted.shape[:2]])
                 if memory is None:
                     raise NoJpegEnginesError(f"This GPU does not decode a JPEG {name} as it should. Use --jpeg cpu.")
@@ -122,6 +120,11 @@ class JpegDecoder:
                     raise NoJpegEnginesError(
                         f"This GPU decodes a JPEG {name} to other pixels than the CPU. Use --jpeg cpu."
                     )
+
+
+def starts_of_pixels(sizes: Sequence[tuple[int, int]]) -> list[int]:
+    """Return where the RGB pixels of each (height, width) begin in one memory, and where the last ones end, bytes."""
+    return [*accumulate((COLOURS * math.prod(size) for size in sizes), initial=0)]
 
 
 def _test_pictures() -> Iterator[tuple[str, bytes]]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import ctypes
 import importlib.metadata
 import logging
-import math
 from collections.abc import Sequence
 from functools import cache
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +14,7 @@ import torch
 from torch import Tensor
 
 from model.inference.graphs import HIGH_PRIORITY
-from service.engine.jpegs import File, NoJpegEnginesError
+from service.engine.jpegs import File, NoJpegEnginesError, starts_of_pixels
 from service.engine.pictures import COLOURS
 
 # Numbers of nvjpeg.h. Without a pipeline of its own the library works on the stream that it is given.
@@ -78,7 +76,7 @@ class NvJpeg:
             sizes: (height, width) of each; a file of another size is refused.
             memory: for uint8 RGB pixels (n), none of it in use.
         """
-        *starts, end = accumulate((COLOURS * math.prod(size) for size in sizes), initial=0)
+        *starts, end = starts_of_pixels(sizes)
         if end > memory.numel():
             return False
         places = np.array([file.__array_interface__["data"][0] for file in files], np.uint64)
