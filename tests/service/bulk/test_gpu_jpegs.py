@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -255,6 +258,50 @@ def test_chroma_may_be_a_level_off_in_one_value_of_a_thousand() -> None:
         codec = type("Rounded", (Rounded,), {name: value})
         with pytest.raises(NoJpegEnginesError, match="to other pixels"):
             JpegDecoder(1, 375 * 500 * 3, "cpu", codec)
+
+
+class NotingLibrary:
+    """Functions of nvJPEG that say that all files have 4x3 pixels, and note what is decoded."""
+
+    def __init__(self) -> None:
+        self.called: list[str] = []
+        self.failing = ""
+        self.images: list[list[int]] = []
+
+    def __getattr__(self, name: str) -> Callable[..., int]:
+        def call(*arguments: Any) -> int:
+            self.called.append(name)
+            if name == "nvjpegJpegStreamGetFrameDimensions":
+                arguments[1]._obj.value, arguments[2]._obj.value = 4, 3
+            if name == "nvjpegDecodeBatched":
+                numbers = (ctypes.c_uint64 * (2 * 2 * nvjpeg.CHANNELS)).from_address(arguments[4].value)
+                self.images = np.array(numbers).reshape(2, -1).tolist()
+            return int(name == self.failing)
+
+        return call
+
+
+def test_pixels_go_one_after_the_other_and_a_failed_batch_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
+    library, awaited = NotingLibrary(), list[None]()
+    event = SimpleNamespace(record=lambda stream: None, synchronize=lambda: awaited.append(None))
+    monkeypatch.setattr(nvjpeg, "load_library", cache(lambda: nvjpeg.Library(library, library)))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda priority: SimpleNamespace(cuda_stream=0))
+    monkeypatch.setattr(torch.cuda, "Event", lambda blocking: event)
+    codec, memory, file = NvJpeg(), torch.empty(100, dtype=torch.uint8), np.zeros(7, np.uint8)
+    batch = [file, file], [(3, 4), (3, 4)], memory
+    assert codec(*batch)
+    starts, pitches = zip(*((image[0], image[nvjpeg.CHANNELS]) for image in library.images), strict=True)
+    assert [start - memory.data_ptr() for start in starts] == [0, 36]
+    assert pitches == (12, 12)
+    library.failing = "nvjpegDecodeBatched"
+    assert not codec(*batch)
+    assert len(awaited) == 2
+    library.failing = ""
+    library.called.clear()
+    assert codec(*batch)
+    assert "nvjpegDecodeBatchedInitialize" in library.called, "a failed call leaves a state to initialize again"
+    assert not codec([file], [(4, 3)], memory)
+    assert not codec([file] * 3, [(3, 4)] * 3, memory), "the memory holds two"
 
 
 @needs_gpu
